@@ -1,0 +1,102 @@
+"""The few layers and helpers that several rooms share; it imports none of them.
+
+Two of the layers repair what was measured in stock Keras: `Embedding` (gradients of
+repeated ids on TensorFlow) and `Dense` (speed on CPU).
+"""
+
+import keras
+from keras import ops
+
+__all__ = ["Dense", "Embedding", "arguments", "register"]
+
+register = keras.saving.register_keras_serializable(package="keras_muse")
+
+
+def arguments(scope):
+    """The arguments of a constructor, for `get_config`.
+
+    Args:
+        scope: dict. `locals()`, taken as the first statement of `__init__`.
+
+    Returns:
+        dict. Every argument but `self` and `**kwargs`.
+    """
+    hidden = ("self", "kwargs", "__class__")
+    return {name: value for name, value in scope.items() if name not in hidden}
+
+
+@register
+class Embedding(keras.layers.Layer):
+    """A lookup table whose gradient sums repeated ids on every backend.
+
+    `keras.layers.Embedding` hands TensorFlow optimizers one gradient row per
+    occurrence of an id, and Adam squares them before they are summed; `[MASK]`
+    occurs thousands of times a batch. Here the gradient is dense.
+
+    Args:
+        input_dim: int. Number of ids.
+        output_dim: int. Width of a row.
+        embeddings_initializer: Keras initializer. Defaults to a normal
+            distribution, truncated, with standard deviation 0.02.
+        **kwargs: `name`, `dtype`, `trainable` of a Keras layer.
+
+    Call arguments:
+        ids: (...) int32 in `[0, input_dim)`.
+
+    Returns:
+        (..., output_dim) in the compute dtype.
+    """
+
+    def __init__(
+        self, input_dim, output_dim, embeddings_initializer="truncated_0.02", **kwargs
+    ):
+        super().__init__(**kwargs)
+        if embeddings_initializer == "truncated_0.02":
+            embeddings_initializer = keras.initializers.TruncatedNormal(stddev=0.02)
+        self.input_dim = input_dim
+        self.output_dim = output_dim
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+
+    def build(self, input_shape=None):
+        self.embeddings = self.add_weight(
+            shape=(self.input_dim, self.output_dim),
+            initializer=self.embeddings_initializer,
+            name="embeddings",
+        )
+        self.built = True
+
+    def call(self, ids):
+        # The product by one is what makes TensorFlow's gradient dense: it turns
+        # the variable into a tensor before the lookup, so rows are summed.
+        table = ops.cast(ops.multiply(self.embeddings, 1.0), self.compute_dtype)
+        return ops.take(table, ops.cast(ids, "int32"), axis=0)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.output_dim)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "input_dim": self.input_dim,
+            "output_dim": self.output_dim,
+            "embeddings_initializer": keras.initializers.serialize(
+                self.embeddings_initializer
+            ),
+        }
+
+
+@register
+class Dense(keras.layers.Dense):
+    """`keras.layers.Dense` that multiplies a matrix, whatever the rank of its input.
+
+    XLA on CPU takes 1.6 times longer for the gradient of a (B, N, D) product than
+    for the same product as (B * N, D).
+    """
+
+    def call(self, inputs, training=None):
+        if len(inputs.shape) == 2:
+            return super().call(inputs, training=training)
+        shape = ops.shape(inputs)
+        flat = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        flat = super().call(flat, training=training)
+        return ops.reshape(flat, (*shape[:-1], self.units))
