@@ -1,0 +1,175 @@
+"""Parallel decoding: masked tokens filled in a few steps, most confident first."""
+
+import dataclasses
+import math
+
+from keras import ops
+
+from keras_muse.decoding.noise import gumbel, uniform
+from keras_muse.decoding.sampling import filter_logits, log_probability, sample_tokens
+from keras_muse.decoding.schedules import (
+    GUIDANCE_SCHEDULES,
+    MASK_SCHEDULES,
+    guidance_at,
+    num_masked_after,
+)
+from keras_muse.layers import register
+
+__all__ = ["Sampler", "decode"]
+
+# Streams of noise within a step.
+_TOKEN, _CONFIDENCE = 0, 1
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """The settings of parallel decoding; a preset stores them.
+
+    Args:
+        num_steps: int, at least 1. Defaults to 12.
+        guidance_scale: float, at least 0. s of `uncond + s (cond - uncond)`: 1 is no
+            guidance and costs no second pass. The paper's t is s - 1. Defaults to 1.
+        guidance_schedule: `"linear"` (from 1 at the first step to s at the last, Muse
+            section 2.7) or `"constant"`. Defaults to `"linear"`.
+        temperature: float, at least 0. Of the token; 0 takes the most likely one.
+            Defaults to 1.
+        top_k: optional int, at least 1. Defaults to `None`.
+        top_p: optional float in (0, 1]. Defaults to `None`.
+        choice_temperature: float, at least 0. Gumbel noise on the confidence, falling
+            to 0 at the last step (MaskGIT). Defaults to 4.5.
+        mask_schedule: `"cosine"`, `"linear"`, `"square"` or `"cubic"`. Defaults to
+            `"cosine"`.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+    """
+
+    num_steps: int = 12
+    guidance_scale: float = 1.0
+    guidance_schedule: str = "linear"
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    choice_temperature: float = 4.5
+    mask_schedule: str = "cosine"
+
+    def __post_init__(self):
+        for name, low in (("num_steps", 1), ("top_k", 1)):
+            value = getattr(self, name)
+            if name == "top_k" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(
+                    f"`{name}` must be an int of at least {low}: received "
+                    f"{name}={value!r}."
+                )
+        for name in ("guidance_scale", "temperature", "choice_temperature"):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number and math.isfinite(value) and value >= 0):
+                raise ValueError(
+                    f"`{name}` must be a finite number of at least 0: received "
+                    f"{name}={value!r}."
+                )
+        if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
+            raise ValueError(
+                f"`top_p` must lie in (0, 1]: received top_p={self.top_p!r}."
+            )
+        for name, known in (
+            ("guidance_schedule", GUIDANCE_SCHEDULES),
+            ("mask_schedule", MASK_SCHEDULES),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"`{name}` must be one of {sorted(known)}: received "
+                    f"{name}={getattr(self, name)!r}."
+                )
+
+    def replace(self, **settings):
+        """A copy with other settings; those that are `None` stay as they are."""
+        settings = {k: v for k, v in settings.items() if v is not None}
+        return dataclasses.replace(self, **settings)
+
+    def get_config(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def decode(
+    predict,
+    image_ids,
+    seeds,
+    sampler,
+    mask_id,
+    start=0,
+    stop=None,
+    num_start=None,
+    num_steps=None,
+    guidance_scale=None,
+    stage=0,
+):
+    """Fills the masked tokens of a batch.
+
+    Steps i = 0 .. T-1 (MaskGIT, arXiv 2202.04200, section 3.2; Muse, section 2.8):
+    predict all tokens at once, draw each masked one, keep the most confident, mask
+    the others again. Confidence is the log-probability of what was drawn plus
+    annealed Gumbel noise. Known tokens never change, and the last step keeps all.
+
+    Args:
+        predict: function. `predict(image_ids, guidance)` with ids (B, N) int32 and
+            the guidance of the step (B,) float32 returns (B, N, V) logits.
+        image_ids: (B, N) int32, `mask_id` where a token is to be filled.
+        seeds: (B,) int32. One a row.
+        sampler: `Sampler`. Its schedules and filters are used; the numbers below
+            replace its own, so that they can be tensors of a compiled function.
+        mask_id: int. The id of a masked token; larger than every token.
+        start, stop: () int32. Runs steps `start` to `stop - 1` of `num_steps`, so that
+            a caller can look at the tokens between steps. Default to all steps.
+        num_start: (B,) int32. Tokens masked before step 0. Defaults to the number
+            masked in `image_ids`; to be given with `start`.
+        num_steps: () int32. T. Defaults to `sampler.num_steps`.
+        guidance_scale: (B,) float32. Defaults to `sampler.guidance_scale`.
+        stage: int. Index of the stage, which has its own noise. Defaults to 0.
+
+    Returns:
+        (B, N) int32. After the last step no `mask_id` is left.
+    """
+    num_tokens = image_ids.shape[1]
+    num_steps = sampler.num_steps if num_steps is None else num_steps
+    num_steps = ops.convert_to_tensor(num_steps, "int32")
+    stop = num_steps if stop is None else stop
+    if guidance_scale is None:
+        guidance_scale = ops.full(ops.shape(seeds), sampler.guidance_scale, "float32")
+    if num_start is None:
+        num_start = ops.sum(ops.cast(image_ids == mask_id, "int32"), axis=1)
+
+    def step(i, ids):
+        masked = ids == mask_id
+        guidance = guidance_at(i, num_steps, guidance_scale, sampler.guidance_schedule)
+        logits = predict(ids, guidance)
+        noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
+        drawn = sample_tokens(
+            filter_logits(logits, sampler.temperature, sampler.top_k, sampler.top_p),
+            noise,
+        )
+
+        done = ops.cast(i + 1, "float32") / ops.cast(num_steps, "float32")
+        confidence = log_probability(logits, drawn)
+        confidence = confidence + sampler.choice_temperature * (1.0 - done) * gumbel(
+            seeds, stage, i, _CONFIDENCE, num_tokens
+        )
+        # Ranks, not a threshold: equal confidences must not change the count.
+        confidence = ops.where(masked, confidence, float("inf"))
+        ranks = ops.argsort(ops.argsort(confidence, axis=1), axis=1)
+        unknown = ops.sum(ops.cast(masked, "int32"), axis=1)
+        remain = num_masked_after(
+            i, num_steps, num_start, unknown, sampler.mask_schedule
+        )
+        again = ops.logical_and(ops.cast(ranks, "int32") < remain[:, None], masked)
+        return ops.where(again, mask_id, ops.where(masked, drawn, ids))
+
+    return ops.fori_loop(start, stop, step, ops.cast(image_ids, "int32"))

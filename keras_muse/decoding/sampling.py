@@ -1,0 +1,121 @@
+"""One image token from each row of logits, with one uniform number each."""
+
+import math
+
+from keras import ops
+
+__all__ = ["filter_logits", "log_probability", "sample_tokens"]
+
+# Halvings of an interval of logits: the threshold is then exact to float32.
+_BISECTIONS = 30
+_MINUS_INFINITY = -1e9
+
+
+def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
+    """Applies temperature, then top-k, then top-p.
+
+    Thresholds are found by bisection: sorting 8192 logits for every token costs as
+    much as the transformer does on a CPU.
+
+    Args:
+        logits: (B, N, V) float32.
+        temperature: float or () float32, at least 0. 0 keeps the most likely token.
+        top_k: optional int. Keeps the k most likely tokens (more if they tie).
+        top_p: optional float in (0, 1]. Keeps the fewest most likely tokens whose
+            probabilities sum to at least p (more if they tie).
+
+    Returns:
+        (B, N, V) float32, shifted so that its maximum is 0, -1e9 where a token is
+        left out.
+    """
+    logits = ops.cast(logits, "float32")
+    logits = logits - ops.max(logits, axis=-1, keepdims=True)
+    logits = logits / ops.maximum(ops.cast(temperature, "float32"), 1e-6)
+    logits = ops.maximum(logits, _MINUS_INFINITY)
+    if top_k is not None and top_k < logits.shape[-1]:
+        logits = _keep_heaviest(logits, ops.ones_like(logits), float(top_k))
+    if top_p is not None and top_p < 1.0:
+        weights = ops.softmax(logits, axis=-1)
+        logits = _keep_heaviest(logits, weights, float(top_p))
+    return logits
+
+
+def _keep_heaviest(logits, weights, target):
+    """Keeps the top logits whose weights sum to at least `target`."""
+    # Nothing below exp(-60) matters; a bounded interval makes the bisection exact.
+    low = ops.full_like(logits[..., :1], -60.0)
+    high = ops.zeros_like(low)
+    kept = ops.sum(weights * ops.cast(logits >= low, "float32"), -1, keepdims=True)
+    low = ops.where(kept >= target, low, ops.full_like(low, _MINUS_INFINITY))
+
+    def halve(_, interval):
+        low, high = interval
+        middle = 0.5 * (low + high)
+        above = ops.cast(logits >= middle, "float32")
+        enough = ops.sum(weights * above, axis=-1, keepdims=True) >= target
+        return ops.where(enough, middle, low), ops.where(enough, high, middle)
+
+    low, _ = ops.fori_loop(0, _BISECTIONS, halve, (low, high))
+    return ops.where(logits >= low, logits, _MINUS_INFINITY)
+
+
+def sample_tokens(logits, noise):
+    """Draws tokens by inverse CDF, in two levels.
+
+    First the block of about sqrt(V) tokens in which the cumulative probability passes
+    the noise, then the token within it: two short sums where one over the codebook,
+    or Gumbel noise over it, would cost a tenth of the decoding.
+
+    Args:
+        logits: (B, N, V) float32, not normalised.
+        noise: (B, N) float32 in (0, 1).
+
+    Returns:
+        (B, N) int32 in `[0, V)`, never a token of probability 0.
+    """
+    codebook_size = logits.shape[-1]
+    width = math.isqrt(codebook_size - 1) + 1
+    num_blocks = -(-codebook_size // width)
+    weights = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+    padding = num_blocks * width - codebook_size
+    if padding:
+        weights = ops.pad(weights, ((0, 0), (0, 0), (0, padding)))
+    shape = ops.shape(logits)
+    weights = ops.reshape(weights, (shape[0], shape[1], num_blocks, width))
+
+    masses = ops.sum(weights, axis=-1)
+    target = noise * ops.sum(masses, axis=-1)
+    block, before = _search(masses, target)
+    inside = ops.take_along_axis(weights, block[..., None, None], axis=2)[..., 0, :]
+    token, _ = _search(inside, target - before)
+    return block * width + token
+
+
+def _search(weights, target):
+    """The first index whose cumulative weight passes `target`, and the sum before it.
+
+    Rounding may leave the target at or above the whole sum; the last index with a
+    weight is taken then.
+    """
+    sums = ops.cumsum(weights, axis=-1)
+    positions = ops.arange(weights.shape[-1], dtype="int32")
+    last = ops.max(ops.where(weights > 0, positions, 0), axis=-1)
+    passed = ops.sum(ops.cast(sums <= target[..., None], "int32"), axis=-1)
+    index = ops.cast(ops.minimum(passed, last), "int32")
+    before = ops.take_along_axis(sums - weights, index[..., None], axis=-1)[..., 0]
+    return index, before
+
+
+def log_probability(logits, tokens):
+    """Log-probability of tokens, in float32.
+
+    Args:
+        logits: (B, N, V) float32, not normalised.
+        tokens: (B, N) int32.
+
+    Returns:
+        (B, N) float32.
+    """
+    logits = ops.cast(logits, "float32")
+    chosen = ops.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen - ops.logsumexp(logits, axis=-1)
