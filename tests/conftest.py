@@ -19,6 +19,11 @@ BACKENDS = ("tensorflow", "jax", "torch")
 COUNTS = re.compile(r"(\d+) (passed|failed|error|errors|skipped)\b")
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Tests compile much and compute little: XLA optimises less here.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 
 def pytest_cmdline_main(config):
