@@ -1,0 +1,69 @@
+"""What the README and the guides show is run."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
+def run(arguments, folder):
+    """A command in an empty folder, its backend that of the tests."""
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", range(len(BLOCKS)))
+def test_readme_block(index, tmp_path):
+    run(["-c", BLOCKS[index]], tmp_path)
+
+
+def test_readme_has_blocks():
+    assert len(BLOCKS) >= 2
+
+
+def test_readme_commands_exist(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    prompt = re.search(r"keras-muse generate (\"[^\"]+\")", text).group(1)
+    run(
+        ["-m", "keras_muse", "generate", prompt.strip('"'), "--output", "picture.png"],
+        tmp_path,
+    )
+    assert (tmp_path / "picture.png").stat().st_size > 100
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path):
+    printed = run([str(ROOT / "guides" / "quickstart.py")], tmp_path)
+    assert "0 tokens masked" in printed
+    assert (tmp_path / "quickstart.png").exists()
+
+
+@pytest.mark.slow
+def test_recipe_runs_and_resumes(tmp_path):
+    recipe = [str(ROOT / "guides" / "train_muse_shapes.py"), "--folder", "run"]
+    small = ["--tokenizer-steps", "4", "--pictures", "64", "--steps-per-epoch", "2"]
+    small += ["--batch-size", "8", "--precision", "float32"]
+    run(recipe + small, tmp_path)
+    preset = tmp_path / "run" / "preset"
+    assert (preset / "model.weights.h5").exists()
+    # Again: nothing is trained twice, and the result is the same.
+    weights = (preset / "model.weights.h5").read_bytes()
+    log = (tmp_path / "run" / "base.csv").read_text()
+    run(recipe + small, tmp_path)
+    assert (tmp_path / "run" / "base.csv").read_text() == log
+    assert (preset / "model.weights.h5").read_bytes() == weights
