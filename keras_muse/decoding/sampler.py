@@ -55,6 +55,7 @@ class Sampler:
     mask_schedule: str = "cosine"
 
     def __post_init__(self):
+        """Refuses settings out of range."""
         for name, low in (("num_steps", 1), ("top_k", 1)):
             value = getattr(self, name)
             if name == "top_k" and value is None:
@@ -72,7 +73,8 @@ class Sampler:
                     f"`{name}` must be a finite number of at least 0: received "
                     f"{name}={value!r}."
                 )
-        if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
+        number = isinstance(self.top_p, (int, float)) and self.top_p is not True
+        if self.top_p is not None and not (number and 0.0 < self.top_p <= 1.0):
             raise ValueError(
                 f"`top_p` must lie in (0, 1]: received top_p={self.top_p!r}."
             )
@@ -80,7 +82,7 @@ class Sampler:
             ("guidance_schedule", GUIDANCE_SCHEDULES),
             ("mask_schedule", MASK_SCHEDULES),
         ):
-            if getattr(self, name) not in known:
+            if getattr(self, name) not in list(known):
                 raise ValueError(
                     f"`{name}` must be one of {sorted(known)}: received "
                     f"{name}={getattr(self, name)!r}."
@@ -127,8 +129,9 @@ def decode(
         sampler: `Sampler`. Its schedules and filters are used; the numbers below
             replace its own, so that they can be tensors of a compiled function.
         mask_id: int. The id of a masked token; larger than every token.
-        start, stop: () int32. Runs steps `start` to `stop - 1` of `num_steps`, so that
-            a caller can look at the tokens between steps. Default to all steps.
+        start: () int32. First step to run, so that a caller can look at the tokens
+            between steps. Defaults to 0.
+        stop: () int32. The step not to run any more. Defaults to `num_steps`.
         num_start: (B,) int32. Tokens masked before step 0. Defaults to the number
             masked in `image_ids`; to be given with `start`.
         num_steps: () int32. T. Defaults to `sampler.num_steps`.

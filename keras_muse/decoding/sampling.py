@@ -19,7 +19,8 @@ def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
 
     Args:
         logits: (B, N, V) float32.
-        temperature: float or () float32, at least 0. 0 keeps the most likely token.
+        temperature: float or () float32, at least 0. 0 keeps the most likely token
+            (more if they tie).
         top_k: optional int. Keeps the k most likely tokens (more if they tie).
         top_p: optional float in (0, 1]. Keeps the fewest most likely tokens whose
             probabilities sum to at least p (more if they tie).
@@ -30,7 +31,8 @@ def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
     """
     logits = ops.cast(logits, "float32")
     logits = logits - ops.max(logits, axis=-1, keepdims=True)
-    logits = logits / ops.maximum(ops.cast(temperature, "float32"), 1e-6)
+    # So small that temperature 0 separates even neighbouring float32 numbers.
+    logits = logits / ops.maximum(ops.cast(temperature, "float32"), 1e-30)
     logits = ops.maximum(logits, _MINUS_INFINITY)
     if top_k is not None and top_k < logits.shape[-1]:
         logits = _keep_heaviest(logits, ops.ones_like(logits), float(top_k))
@@ -99,9 +101,10 @@ def _search(weights, target):
     """
     sums = ops.cumsum(weights, axis=-1)
     positions = ops.arange(weights.shape[-1], dtype="int32")
+    # Asked of the weight too: a parallel sum may rise where nothing was added.
     last = ops.max(ops.where(weights > 0, positions, 0), axis=-1)
-    passed = ops.sum(ops.cast(sums <= target[..., None], "int32"), axis=-1)
-    index = ops.cast(ops.minimum(passed, last), "int32")
+    passes = ops.logical_and(weights > 0, sums > target[..., None])
+    index = ops.min(ops.where(passes, positions, last[..., None]), axis=-1)
     before = ops.take_along_axis(sums - weights, index[..., None], axis=-1)[..., 0]
     return index, before
 

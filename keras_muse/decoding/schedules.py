@@ -32,8 +32,8 @@ def num_masked_after(step, num_steps, num_start, num_unknown, schedule="cosine")
 
     MaskGIT (arXiv 2202.04200, section 3.2) and Muse (section 2.8). The count follows
     the tokens masked at the start, so a small hole in a picture is filled in as many
-    steps as the whole of it; each step reveals at least one token of a row, and the
-    last reveals all.
+    steps as the whole of it. Each step reveals at least one token of a row while two
+    or more are unknown; the last reveals all, and there is one for it to reveal.
 
     Args:
         step: () int32, from 0.

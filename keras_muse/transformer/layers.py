@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_muse.layers import Dense, Embedding, register
+from keras_muse.layers import Dense, register
 
 __all__ = [
     "Attention",
@@ -200,7 +200,10 @@ class Attention(keras.layers.Layer):
         logits = ops.cast(ops.matmul(queries, keys), "float32")
         if bias is not None:
             logits = logits + ops.cast(bias, "float32")
-        weights = ops.cast(ops.softmax(logits, axis=-1), values.dtype)
+        # A label is a memory of one: all weight lies on it, and Keras would warn.
+        one = logits.shape[-1] == 1
+        weights = ops.ones_like(logits) if one else ops.softmax(logits, axis=-1)
+        weights = ops.cast(weights, values.dtype)
         outputs = ops.transpose(ops.matmul(weights, values), (0, 2, 1, 3))
         return self.output_dense(ops.reshape(outputs, ops.shape(x)))
 

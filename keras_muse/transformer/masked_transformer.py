@@ -228,12 +228,12 @@ class MaskedTransformer(keras_hub.models.Backbone):
 
     @property
     def mask_id(self):
-        """int. The id of a masked token: `codebook_size`."""
+        """The id of a masked token: `codebook_size`, an int."""
         return self.codebook_size
 
     @property
     def num_tokens(self):
-        """int. N, the number of tokens of a picture."""
+        """N, the number of tokens of a picture, an int."""
         return self.grid_size[0] * self.grid_size[1]
 
     def project_memory(self, inputs):

@@ -1,0 +1,143 @@
+"""Parallel decoding once more: numpy, float64, loops, nothing clever."""
+
+import math
+
+import numpy as np
+
+__all__ = [
+    "decode",
+    "draw",
+    "filter_logits",
+    "guidance_at",
+    "log_softmax",
+    "num_masked_after",
+    "uniform",
+]
+
+SHARES = {
+    "cosine": lambda done: math.cos(math.pi / 2 * done),
+    "linear": lambda done: 1 - done,
+    "square": lambda done: 1 - done**2,
+    "cubic": lambda done: 1 - done**3,
+}
+
+
+def mix(x):
+    """The "triple32" permutation of a uint32."""
+    for shift, factor in ((17, 0xED5AD4BB), (11, 0xAC4C1B51), (15, 0x31848BAB)):
+        x = ((x ^ (x >> shift)) * factor) % 2**32
+    return x ^ (x >> 14)
+
+
+def fold(state, number):
+    """One more counter into the state; both ints in [0, 2^32)."""
+    return mix(((state ^ mix((number + 0x9E3779B9) % 2**32)) + 0x9E3779B9) % 2**32)
+
+
+def uniform(seeds, stage, step, stream, num_positions):
+    """(B, N) float64."""
+    rows = []
+    for seed in seeds:
+        state = int(seed) % 2**32
+        for number in (stage, step, stream):
+            state = fold(state, number % 2**32)
+        bits = [fold(state, position) >> 9 for position in range(num_positions)]
+        rows.append([(k + 0.5) / 2**23 for k in bits])
+    return np.array(rows)
+
+
+def num_masked_after(step, num_steps, num_start, num_unknown, schedule="cosine"):
+    """One row: ints to an int, the formula of MaskGIT."""
+    if step + 1 >= num_steps or num_unknown == 0:
+        return 0
+    count = math.floor(num_start * SHARES[schedule]((step + 1) / num_steps) + 1e-3)
+    return max(1, min(num_unknown - 1, count))
+
+
+def guidance_at(step, num_steps, guidance_scale, schedule):
+    """The scale of a step: 1 at the first, s at the last, or always s."""
+    if schedule == "constant" or num_steps == 1:
+        return guidance_scale
+    return 1 + (guidance_scale - 1) * step / (num_steps - 1)
+
+
+def log_softmax(logits):
+    """(V,) float64 to (V,) float64."""
+    logits = np.asarray(logits, "float64")
+    shifted = logits - logits.max()
+    return shifted - math.log(np.exp(shifted).sum())
+
+
+def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
+    """Probabilities (V,) of one token, by sorting."""
+    logits = np.asarray(logits, "float64")
+    if temperature == 0:
+        probabilities = (logits == logits.max()).astype("float64")
+    else:
+        probabilities = np.exp(log_softmax(logits / temperature))
+    order = np.argsort(-probabilities, kind="stable")
+    if top_k is not None:
+        probabilities[order[top_k:]] = 0
+        probabilities /= probabilities.sum()
+    if top_p is not None:
+        sums = np.cumsum(probabilities[order])
+        enough = np.argmax(sums >= top_p - 1e-12) + 1
+        probabilities[order[enough:]] = 0
+        probabilities /= probabilities.sum()
+    return probabilities
+
+
+def draw(probabilities, noise):
+    """The first token whose cumulative probability passes the noise."""
+    sums = np.cumsum(probabilities)
+    return int(np.searchsorted(sums, noise * sums[-1], side="right"))
+
+
+def decode(predict, image_ids, seeds, sampler, mask_id, guidance_scale=None, stage=0):
+    """(B, N) ids in and out; `predict(ids, guidance)` in numpy, for one row each."""
+    rows = []
+    for row, ids in enumerate(np.array(image_ids)):
+        scale = sampler.guidance_scale if guidance_scale is None else guidance_scale
+        scale = scale[row] if np.ndim(scale) else scale
+        num_start = int((ids == mask_id).sum())
+        for step in range(sampler.num_steps):
+            ids = decode_step(
+                predict,
+                ids,
+                seeds[row],
+                sampler,
+                mask_id,
+                scale,
+                stage,
+                step,
+                num_start,
+            )
+        rows.append(ids)
+    return np.array(rows)
+
+
+def decode_step(predict, ids, seed, sampler, mask_id, scale, stage, step, num_start):
+    """One step of one row: (N,) ids to (N,) ids."""
+    num_steps = sampler.num_steps
+    guidance = guidance_at(step, num_steps, scale, sampler.guidance_schedule)
+    logits = np.asarray(predict(ids[None], np.array([guidance], "float32")))[0]
+    token_noise = uniform([seed], stage, step, 0, len(ids))[0]
+    choice_noise = uniform([seed], stage, step, 1, len(ids))[0]
+    drawn, confidence = ids.copy(), {}
+    for position in range(len(ids)):
+        if ids[position] != mask_id:
+            continue
+        probabilities = filter_logits(
+            logits[position], sampler.temperature, sampler.top_k, sampler.top_p
+        )
+        token = draw(probabilities, token_noise[position])
+        gumbel = -math.log(-math.log(choice_noise[position]))
+        tau = sampler.choice_temperature * (1 - (step + 1) / num_steps)
+        drawn[position] = token
+        confidence[position] = log_softmax(logits[position])[token] + tau * gumbel
+    remain = num_masked_after(
+        step, num_steps, num_start, len(confidence), sampler.mask_schedule
+    )
+    for position in sorted(confidence, key=confidence.get)[:remain]:
+        drawn[position] = mask_id
+    return drawn

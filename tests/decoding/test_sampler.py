@@ -1,0 +1,378 @@
+"""The decoding loop against a slow one, and what must hold whatever the model says."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_muse.decoding import Sampler, decode
+from keras_muse.models.compilation import compile_inference
+from tests.decoding import reference
+
+N, V = 16, 10
+MASK = V
+WITHOUT_WEIGHTS = keras.Sequential()
+RNG = np.random.default_rng(0)
+# Logits for each (sum of the known tokens, position), with and without a condition.
+CONDITIONED = RNG.normal(size=(13, N, V)).astype("float32") * 2
+UNCONDITIONED = RNG.normal(size=(13, N, V)).astype("float32") * 2
+SEEDS = np.array([5, 6, -1, 2**31 - 1, -(2**31), 0, 77, 1234567], "int32")
+
+
+def predict(image_ids, guidance):
+    """A model of a table: small integers and one product, equal on every backend."""
+    known = ops.where(image_ids == MASK, 0, 3 * image_ids + 1)
+    rows = ops.sum(known, axis=1) % 13
+    without = ops.take(ops.convert_to_tensor(UNCONDITIONED), rows, axis=0)
+    with_it = ops.take(ops.convert_to_tensor(CONDITIONED), rows, axis=0)
+    return without + guidance[:, None, None] * (with_it - without)
+
+
+def predict_in_numpy(image_ids, guidance):
+    rows = np.where(image_ids == MASK, 0, 3 * image_ids + 1).sum(1) % 13
+    difference = CONDITIONED[rows] - UNCONDITIONED[rows]
+    return UNCONDITIONED[rows] + guidance[:, None, None] * difference
+
+
+def masked_ids(num_rows=8, holes=(16, 16, 12, 8, 5, 2, 1, 0)):
+    """(B, N): rows with different holes at random places."""
+    rng = np.random.default_rng(3)
+    ids = rng.integers(0, V, (num_rows, N)).astype("int32")
+    for row in range(num_rows):
+        ids[row, rng.permutation(N)[: holes[row]]] = MASK
+    return ids
+
+
+COMPILED = {}
+
+
+def run(
+    sampler,
+    ids=None,
+    seeds=SEEDS,
+    model=predict,
+    start=0,
+    stop=None,
+    num_start=None,
+    num_steps=None,
+    guidance_scale=None,
+    stage=0,
+):
+    """`decode` as it is used: compiled once, with all numbers as tensors."""
+    ids = masked_ids() if ids is None else ids
+    num_steps = sampler.num_steps if num_steps is None else num_steps
+    scale = sampler.guidance_scale if guidance_scale is None else guidance_scale
+    settings = sampler.replace(num_steps=1, guidance_scale=1.0)
+    key = settings, model, stage
+    if key not in COMPILED:
+
+        def function(ids, seeds, start, stop, num_start, num_steps, scale):
+            return decode(
+                model,
+                ids,
+                seeds,
+                settings,
+                MASK,
+                start=start,
+                stop=stop,
+                num_start=num_start,
+                num_steps=num_steps,
+                guidance_scale=scale,
+                stage=stage,
+            )
+
+        COMPILED[key] = compile_inference(WITHOUT_WEIGHTS, function)
+    numbers = (
+        start,
+        num_steps if stop is None else stop,
+        (ids == MASK).sum(1) if num_start is None else num_start,
+        num_steps,
+    )
+    result = COMPILED[key](
+        *(ops.convert_to_tensor(x, "int32") for x in (ids, seeds, *numbers)),
+        ops.convert_to_tensor(np.broadcast_to(scale, len(ids)).astype("float32")),
+    )
+    result = ops.convert_to_numpy(result)
+    assert result.dtype == np.int32 and result.shape == ids.shape
+    return result
+
+
+SETTINGS = {
+    "defaults": {},
+    "one_step": {"num_steps": 1},
+    "as_many_steps_as_tokens": {"num_steps": N},
+    "guided": {"num_steps": 6, "guidance_scale": 4.0},
+    "constant": {
+        "num_steps": 5, "guidance_scale": 2.0, "guidance_schedule": "constant"
+    },
+    "argmax": {"num_steps": 7, "temperature": 0.0, "choice_temperature": 0.0},
+    "cold": {"num_steps": 7, "temperature": 0.5, "choice_temperature": 1.0},
+    "filtered": {"num_steps": 8, "top_k": 5, "top_p": 0.8, "temperature": 1.3},
+    "linear": {"num_steps": 4, "mask_schedule": "linear"},
+    "square": {"num_steps": 4, "mask_schedule": "square", "top_k": 3},
+    "cubic": {"num_steps": 9, "mask_schedule": "cubic", "top_p": 0.6},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_equals_the_slow_loop(name, parity):
+    sampler = Sampler(**SETTINGS[name])
+    result = run(sampler)
+    expected = reference.decode(predict_in_numpy, masked_ids(), SEEDS, sampler, MASK)
+    np.testing.assert_array_equal(result, expected)
+    parity(f"decode_{name}", result)
+
+
+def test_arguments_replace_the_settings_of_the_sampler():
+    scales = np.linspace(0.5, 6, 8).astype("float32")
+    sampler = Sampler(num_steps=6)
+    expected = reference.decode(
+        predict_in_numpy, masked_ids(), SEEDS, sampler, MASK, scales, stage=2
+    )
+    result = run(Sampler(num_steps=3), num_steps=6, guidance_scale=scales, stage=2)
+    np.testing.assert_array_equal(result, expected)
+    assert np.any(result != run(sampler, guidance_scale=scales, stage=1))
+
+
+@pytest.mark.parametrize("name", ["one_step", "guided", "filtered"])
+def test_without_compilation_and_with_defaults(name):
+    sampler = Sampler(**SETTINGS[name])
+    ids = ops.convert_to_tensor(masked_ids())
+    result = decode(predict, ids, ops.convert_to_tensor(SEEDS), sampler, MASK)
+    assert keras.backend.standardize_dtype(result.dtype) == "int32"
+    np.testing.assert_array_equal(ops.convert_to_numpy(result), run(sampler))
+
+
+def spied(sampler, ids, seeds=SEEDS, **kwargs):
+    """All ids after each step, one step at a time."""
+    num_start = (ids == MASK).sum(1).astype("int32")
+    trace = [ids]
+    for step in range(sampler.num_steps):
+        trace.append(
+            run(
+                sampler,
+                trace[-1],
+                seeds,
+                start=step,
+                stop=step + 1,
+                num_start=num_start,
+                **kwargs,
+            )
+        )
+    return np.array(trace)
+
+
+def test_one_step_at_a_time_equals_the_whole_run():
+    sampler = Sampler(num_steps=6, guidance_scale=3.0)
+    ids = masked_ids()
+    trace = spied(sampler, ids)
+    np.testing.assert_array_equal(trace[-1], run(sampler))
+    # Two halves, too.
+    num_start = (ids == MASK).sum(1).astype("int32")
+    half = run(sampler, ids, stop=2)
+    np.testing.assert_array_equal(half, trace[2])
+    whole = run(sampler, half, start=2, num_start=num_start)
+    np.testing.assert_array_equal(whole, trace[-1])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_known_tokens_never_change_and_counts_follow_each_hole(schedule):
+    sampler = Sampler(num_steps=7, mask_schedule=schedule, choice_temperature=50.0)
+    trace = spied(sampler, masked_ids())
+    masked = trace == MASK
+    for before, after in zip(trace, trace[1:]):
+        known = before != MASK
+        np.testing.assert_array_equal(after[known], before[known])
+    for row, hole in enumerate(masked[0].sum(1)):
+        unknown = hole
+        for step in range(7):
+            unknown = reference.num_masked_after(step, 7, hole, unknown, schedule)
+            assert masked[step + 1, row].sum() == unknown
+    assert not masked[-1].any()
+
+
+def test_an_image_without_masked_tokens_comes_back():
+    ids = np.random.default_rng(1).integers(0, V, (8, N)).astype("int32")
+    for num_steps in (1, 4):
+        np.testing.assert_array_equal(run(Sampler(num_steps=num_steps), ids), ids)
+
+
+def test_all_tokens_are_filled_and_inside_the_codebook():
+    ids = np.full((8, N), MASK, "int32")
+    for num_steps in (1, 2, 5, N, 3 * N):
+        result = run(Sampler(num_steps=num_steps), ids)
+        assert result.min() >= 0 and result.max() < V
+
+
+def test_equal_confidences_do_not_change_the_count():
+    def flat(image_ids, guidance):
+        return ops.zeros((*image_ids.shape, V))
+
+    sampler = Sampler(num_steps=4, choice_temperature=0.0)
+    ids = np.full((2, N), MASK, "int32")
+    num_start = np.full(2, N, "int32")
+    left, unknown = ids, N
+    for step in range(4):
+        left = run(
+            sampler,
+            left,
+            SEEDS[:2],
+            flat,
+            step,
+            step + 1,
+            num_start,
+        )
+        unknown = reference.num_masked_after(step, 4, N, unknown)
+        np.testing.assert_array_equal((left == MASK).sum(1), unknown)
+
+
+def test_the_most_confident_are_kept():
+    confidence = np.random.default_rng(2).permutation(N).astype("float32")
+
+    def model(image_ids, guidance):
+        logits = np.zeros((*image_ids.shape, V), "float32")
+        logits[..., 4] = 5 + confidence
+        return ops.convert_to_tensor(logits)
+
+    sampler = Sampler(num_steps=2, choice_temperature=0.0, temperature=0.0)
+    ids = np.full((2, N), MASK, "int32")
+    after = run(sampler, ids, SEEDS[:2], model, stop=1)
+    remain = reference.num_masked_after(0, 2, N, N)
+    expected = np.where(np.argsort(np.argsort(confidence)) < remain, MASK, 4)
+    np.testing.assert_array_equal(after, np.tile(expected, (2, 1)))
+
+
+def test_confidence_is_the_log_probability_and_not_the_logit():
+    # The left half has higher logits, the right half higher probabilities.
+    def model(image_ids, guidance):
+        logits = np.zeros((*image_ids.shape, V), "float32")
+        logits[:, : N // 2] = 100.0
+        logits[:, N // 2 :, 3] = 9.0
+        return ops.convert_to_tensor(logits)
+
+    sampler = Sampler(num_steps=2, choice_temperature=0.0, mask_schedule="linear")
+    ids = np.full((1, N), MASK, "int32")
+    after = run(sampler, ids, SEEDS[:1], model, stop=1)[0]
+    np.testing.assert_array_equal(after == MASK, np.arange(N) < N // 2)
+
+
+def test_noise_on_the_confidence_fades_to_nothing():
+    seen = {0: set(), 4: set()}
+
+    def model(image_ids, guidance):
+        logits = np.zeros((*image_ids.shape, V), "float32")
+        logits[..., 4] = 3 + np.linspace(0, 2, N)
+        return ops.convert_to_tensor(logits)
+
+    sampler = Sampler(num_steps=2, temperature=0.0, choice_temperature=4.5)
+    for temperature in seen:
+        settings = dataclasses.replace(sampler, choice_temperature=float(temperature))
+        ids = np.full((8, N), MASK, "int32")
+        after = run(settings, ids, SEEDS, model, stop=1)
+        seen[temperature] = {tuple(row == MASK) for row in after}
+    assert len(seen[0]) == 1 and len(seen[4]) == 8
+
+
+def test_eight_rows_equal_eight_singles_in_any_order():
+    sampler = Sampler(num_steps=5, guidance_scale=2.0)
+    ids = masked_ids()
+    batch = run(sampler)
+    for row in range(8):
+        single = run(sampler, ids[row : row + 1], SEEDS[row : row + 1])
+        np.testing.assert_array_equal(single[0], batch[row])
+    order = np.random.default_rng(0).permutation(8)
+    np.testing.assert_array_equal(run(sampler, ids[order], SEEDS[order]), batch[order])
+
+
+def test_seed_and_stage_change_the_picture():
+    ids = np.full((8, N), MASK, "int32")
+    sampler = Sampler(num_steps=4)
+    base = run(sampler, ids)
+    np.testing.assert_array_equal(base, run(sampler, ids))
+    assert len({row.tobytes() for row in base}) == 8
+    for other in (run(sampler, ids, stage=1), run(sampler, ids, SEEDS + 1)):
+        assert np.all((other != base).any(1))
+
+
+def test_predict_gets_the_guidance_of_the_step():
+    # A model that answers with the guidance it was given, in tenths.
+    def model(image_ids, guidance):
+        assert tuple(guidance.shape) == (8,) and tuple(image_ids.shape) == (8, N)
+        tokens = ops.cast(ops.round(guidance * 10), "int32")
+        logits = 100.0 * ops.one_hot(tokens % V, V)
+        return ops.broadcast_to(logits[:, None], (8, N, V))
+
+    sampler = Sampler(num_steps=5, temperature=0.0)
+    scales = np.array([1, 1.4, 1.8, 0.6, 0.2, 1, 1.4, 1.8], "float32")
+    ids = np.full((8, N), MASK, "int32")
+    left = ids
+    for step in range(5):
+        before = left
+        left = run(
+            sampler,
+            before,
+            model=model,
+            start=step,
+            stop=step + 1,
+            num_start=np.full(8, N),
+            guidance_scale=scales,
+        )
+        for row in range(8):
+            new = left[row][(before[row] == MASK) & (left[row] != MASK)]
+            guidance = 1 + (scales[row] - 1) * step / 4
+            assert len(new) and np.all(new == round(10 * guidance) % V)
+
+
+NUMBERS = ("guidance_scale", "temperature", "choice_temperature")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("num_steps", value) for value in (0, -1, 2.0, "4", None, True, np.nan)),
+        *(("top_k", value) for value in (0, -1, 2.0, "4", True, np.nan)),
+        *(
+            (name, value)
+            for name in NUMBERS
+            for value in (-0.1, np.nan, np.inf, "1", None, True, [1.0])
+        ),
+        *(("top_p", value) for value in (0.0, -0.1, 1.1, np.nan, "1", True, [0.5])),
+        *(
+            ("guidance_schedule", value)
+            for value in ("", "cosine", None, 1, ["linear"])
+        ),
+        *(("mask_schedule", value) for value in ("", "arccos", None, 1, ["cosine"])),
+    ],
+)
+def test_settings_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must .* received {name}="):
+        Sampler(**{name: value})
+    if value is not None:
+        with pytest.raises(ValueError, match=f"`{name}` must"):
+            Sampler().replace(**{name: value})
+
+
+def test_settings_at_their_limits():
+    Sampler(1, 0.0, "constant", 0.0, 1, 1.0, 0, "linear")
+    Sampler(num_steps=1000, guidance_scale=3, top_p=1, top_k=None)
+
+
+def test_sampler_round_trips():
+    sampler = Sampler(7, 3.5, "constant", 0.9, 40, 0.95, 2.0, "square")
+    assert Sampler.from_config(sampler.get_config()) == sampler
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(sampler)))
+    assert keras.saving.deserialize_keras_object(config) == sampler
+    assert config["registered_name"] == "keras_muse>Sampler"
+
+
+def test_sampler_is_frozen_and_replaceable():
+    sampler = Sampler(num_steps=7)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sampler.num_steps = 8
+    assert sampler.replace(num_steps=None, top_k=3) == Sampler(num_steps=7, top_k=3)
+    assert sampler == Sampler(num_steps=7) and hash(sampler) == hash(Sampler(7))
+    with pytest.raises(TypeError):
+        sampler.replace(steps=3)
