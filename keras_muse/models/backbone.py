@@ -1,0 +1,166 @@
+"""All trained parts of a Muse in one model."""
+
+import typing
+
+import keras
+import keras_hub
+
+from keras_muse.layers import register
+from keras_muse.presets.loading import PresetLoading
+
+__all__ = ["MuseBackbone", "Stage"]
+
+
+class Stage(typing.NamedTuple):
+    """One image tokenizer and the masked transformer over its tokens."""
+
+    image_tokenizer: keras.Model
+    transformer: keras.Model
+
+
+@register
+class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
+    """A text encoder and a list of stages.
+
+    Muse (arXiv 2301.00704, figure 3). It holds the parts; `MuseTextToImage` makes
+    pictures with them and `MuseMaskedImageModel` trains them. Called, it returns the
+    logits of every stage for given tokens.
+
+    Args:
+        text_encoder: optional `keras_hub.models.Backbone` from `"token_ids"` and
+            `"padding_mask"`, both (B, L), to (B, L, D), such as
+            `keras_muse.text.T5TextEncoder`. `None` for a Muse without text.
+        stages: list of `(image_tokenizer, transformer)` pairs, such as `VQGAN` and
+            `MaskedTransformer`, base first. Codebook sizes must agree within a pair,
+            and the transformers' `text_dim` with the text encoder.
+        dtype: ignored here, each part has its own policy; kept for
+            `from_preset(dtype=...)`, which hands it to every part.
+        **kwargs: `name`, `trainable`.
+
+    Call arguments:
+        inputs: dict of `"token_ids"`, `"padding_mask"` (with a text encoder),
+            `"labels"` (with a class-conditional transformer) and `"image_ids_0"`,
+            `"image_ids_1"`, ... (B, N) int32, one for each stage.
+
+    Returns:
+        dict of `"logits_0"`, ...: (B, N, V) float32.
+
+    Raises:
+        ValueError: if there is no stage, or parts do not fit.
+
+    Example:
+    ```python
+    backbone = keras_muse.models.MuseBackbone(
+        text_encoder=keras_muse.text.T5TextEncoder(
+            vocabulary_size=100, num_layers=2, num_heads=4, hidden_dim=64,
+            intermediate_dim=128,
+        ),
+        stages=[(
+            keras_muse.image_tokenizer.VQGAN(
+                keras_muse.image_tokenizer.VectorQuantizer(512, 32),
+                base_channels=32, channel_multipliers=(1, 2), strides=(8,),
+            ),
+            keras_muse.transformer.MaskedTransformer(
+                codebook_size=512, grid_size=8, num_layers=2, hidden_dim=64,
+                num_heads=2, text_dim=64,
+            ),
+        )],
+    )
+    ```
+    """
+
+    def __init__(self, text_encoder=None, stages=(), dtype=None, **kwargs):
+        if not stages:
+            raise ValueError("`stages` must hold at least one stage: received none.")
+        text_encoder = _revive(text_encoder, dtype)
+        stages = [Stage(*(_revive(part, dtype) for part in stage)) for stage in stages]
+        _check_parts(text_encoder, stages)
+
+        # === Functional Model ===
+        inputs, memory = {}, {}
+        if text_encoder is not None:
+            inputs["token_ids"] = keras.Input((None,), dtype="int32", name="token_ids")
+            inputs["padding_mask"] = keras.Input(
+                (None,), dtype="bool", name="padding_mask"
+            )
+            memory["text_embeddings"] = text_encoder(dict(inputs))
+            memory["padding_mask"] = inputs["padding_mask"]
+        if stages[0].transformer.num_classes is not None:
+            inputs["labels"] = memory["labels"] = keras.Input(
+                (), dtype="int32", name="labels"
+            )
+        outputs = {}
+        for index, stage in enumerate(stages):
+            name = f"image_ids_{index}"
+            inputs[name] = keras.Input(
+                (stage.transformer.num_tokens,), dtype="int32", name=name
+            )
+            outputs[f"logits_{index}"] = stage.transformer(
+                {**memory, "image_ids": inputs[name]}
+            )
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+
+        # === Config ===
+        self.text_encoder = text_encoder
+        self.image_tokenizers = [stage.image_tokenizer for stage in stages]
+        self.transformers = [stage.transformer for stage in stages]
+
+    @property
+    def stages(self):
+        """The stages, base first: a list of `Stage`."""
+        return [
+            Stage(*parts) for parts in zip(self.image_tokenizers, self.transformers)
+        ]
+
+    @property
+    def image_shape(self):
+        """(H, W, 3) of the pictures of the last stage."""
+        tokenizer, transformer = self.stages[-1]
+        rows, columns = transformer.grid_size
+        factor = tokenizer.downsampling_factor
+        return rows * factor, columns * factor, 3
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "text_encoder": keras.layers.serialize(self.text_encoder),
+            "stages": [
+                [keras.layers.serialize(part) for part in stage]
+                for stage in self.stages
+            ],
+        }
+
+
+def _revive(part, dtype):
+    """A part, from itself or from its config."""
+    if not isinstance(part, dict):
+        return part
+    if dtype is not None:
+        dtype = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
+        part = {**part, "config": {**part["config"], "dtype": dtype}}
+    return keras.layers.deserialize(part)
+
+
+def _check_parts(text_encoder, stages):
+    for index, (tokenizer, transformer) in enumerate(stages):
+        if tokenizer.codebook_size != transformer.codebook_size:
+            raise ValueError(
+                f"The parts of `stages[{index}]` must have one `codebook_size`: "
+                f"received {tokenizer.codebook_size} for the image tokenizer and "
+                f"{transformer.codebook_size} for the transformer."
+            )
+        if (text_encoder is None) != (transformer.text_dim is None):
+            raise ValueError(
+                f"The transformer of `stages[{index}]` must have a `text_dim` if and "
+                f"only if there is a `text_encoder`: received text_dim="
+                f"{transformer.text_dim}, text_encoder={text_encoder}."
+            )
+        if text_encoder is None:
+            continue
+        width = text_encoder.output.shape[-1]
+        if width != transformer.text_dim:
+            raise ValueError(
+                f"`text_dim` of the transformer of `stages[{index}]` must be the width "
+                f"of the text encoder, {width}: received {transformer.text_dim}."
+            )

@@ -1,0 +1,52 @@
+"""The names of the built-in presets."""
+
+import pathlib
+
+__all__ = ["PRESETS", "describe", "names"]
+
+_HERE = pathlib.Path(__file__).parent
+
+PRESETS = {
+    "muse_shapes": {
+        "folder": _HERE / "muse_shapes",
+        "description": (
+            "The shapes world: one or two groups of coloured shapes with counts, "
+            "sizes, relations and backgrounds. 64 x 64 pixels, one stage. Embedded in "
+            "the package, trained by guides/train_muse_shapes.py."
+        ),
+        "image_size": (64, 64),
+        "license": "Apache-2.0",
+    },
+}
+
+
+def names():
+    """The built-in presets.
+
+    Returns:
+        list of str.
+    """
+    return sorted(PRESETS)
+
+
+def describe(name):
+    """What is known of a built-in preset.
+
+    Args:
+        name: str.
+
+    Returns:
+        dict with `"description"`, `"image_size"` (H, W), `"license"` and `"path"`.
+
+    Raises:
+        ValueError: if the name is unknown; the message lists the names.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"`name` must be one of {names()}: received {name!r}.")
+    entry = PRESETS[name]
+    return {
+        "description": entry["description"],
+        "image_size": entry["image_size"],
+        "license": entry["license"],
+        "path": str(entry["folder"]),
+    }
