@@ -23,8 +23,8 @@ images = muse.generate(prompts, seed=[3, 4])
 assert np.array_equal(images[1], muse.generate(prompts[1], seed=4))
 
 # More steps look more often, stronger guidance follows the prompt more closely (and
-# draws too many objects when it is too strong); a negative prompt is what guidance leads
-# away from. Each falls back to what the preset stores.
+# draws too many objects when it is too strong); a negative prompt is what guidance
+# leads away from. Each falls back to what the preset stores.
 print(muse.samplers)
 images = muse.generate(
     {"prompts": prompts, "negative_prompts": "on a gray background"},

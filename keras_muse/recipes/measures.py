@@ -1,0 +1,119 @@
+"""What a training of the shapes world writes down."""
+
+import csv
+import json
+import pathlib
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_muse.data import shapes, shapes_checker
+from keras_muse.models import MuseTextToImage
+
+__all__ = ["Log", "TextUse", "reconstruction_quality"]
+
+
+class Log(keras.callbacks.Callback):
+    """Appends the logs of every epoch, and what `measure` returns, to a CSV file."""
+
+    def __init__(self, path, pictures_per_epoch, measure=None, every=1):
+        """See the class."""
+        super().__init__()
+        self.path, self.measure, self.every = pathlib.Path(path), measure, every
+        self.pictures_per_epoch = pictures_per_epoch
+        rows = self.rows()
+        self.started = time.time() - (float(rows[-1]["seconds"]) if rows else 0.0)
+
+    def rows(self):
+        """What was written so far."""
+        if not self.path.exists():
+            return []
+        with self.path.open() as file:
+            return list(csv.DictReader(file))
+
+    def pictures_seen(self):
+        """How many pictures the training has seen before it was stopped."""
+        rows = self.rows()
+        return int(rows[-1]["pictures"]) if rows else 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes and prints a line."""
+        row = {"pictures": (epoch + 1) * self.pictures_per_epoch}
+        row["seconds"] = round(time.time() - self.started)
+        row.update({name: round(float(v), 4) for name, v in (logs or {}).items()})
+        if self.measure is not None and (epoch + 1) % self.every == 0:
+            row.update(self.measure())
+        # A resumed run repeats the epoch that was cut off.
+        rows = [r for r in self.rows() if int(r["pictures"]) < row["pictures"]] + [row]
+        names = list(dict.fromkeys(name for r in rows for name in r))
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+        print(json.dumps(row), flush=True)
+
+
+def reconstruction_quality(vqgan, images, captions):
+    """PSNR, caption agreement and codebook usage of reconstructions."""
+    tokens = ops.convert_to_numpy(vqgan.encode(images))
+    decoded = ops.convert_to_numpy(vqgan.decode(tokens))
+    error = np.mean((decoded - images / 255.0) ** 2, axis=(1, 2, 3))
+    agreement = shapes_checker.agreement(np.uint8(np.round(decoded * 255)), captions)
+    return {
+        "test_psnr": round(float(np.mean(-10 * np.log10(error))), 2),
+        "test_agreement": round(float(np.mean(agreement["exact"])), 4),
+        "test_usage": round(len(np.unique(tokens)) / vqgan.codebook_size, 4),
+    }
+
+
+class TextUse:
+    """Whether the text is used, and how often a picture is what was asked for."""
+
+    def __init__(self, backbone, preprocessor, seed, count=128):
+        """Takes `count` held-out captions and their pictures."""
+        self.backbone, self.preprocessor = backbone, preprocessor
+        images, self.captions = shapes.examples("held_out_captions", 0, count, seed)
+        vqgan, transformer = backbone.stages[0]
+        self.tokens = ops.convert_to_numpy(vqgan.encode(images))
+        cells = images.reshape(count, 8, 8, 8, 8, 3).transpose(0, 1, 3, 2, 4, 5)
+        empty = [
+            (cells == np.array(color)).all(axis=(3, 4, 5))
+            for color in shapes.BACKGROUNDS.values()
+        ]
+        self.is_object = ~np.any(empty, axis=0).reshape(count, -1)
+        self.empty = np.full(self.tokens.shape, transformer.mask_id, "int32")
+        self.muse = MuseTextToImage(backbone, preprocessor)
+
+    def __call__(self):
+        """The numbers of one moment of the training."""
+        cond = self.cross_entropy(self.captions)
+        uncond = self.cross_entropy([""] * len(self.captions))
+        images = self.muse.generate(
+            self.captions, num_steps=12, temperature=0.7, seed=0, guidance_scale=1.0
+        )
+        agreement = shapes_checker.agreement(images, self.captions)
+        one = agreement["num_groups"] == 1
+        exact = agreement["exact"]
+        return {
+            "cond": round(cond, 3),
+            "uncond": round(uncond, 3),
+            "exact": round(float(exact.mean()), 3),
+            "exact_1_group": round(float(exact[one].mean()), 3),
+            "exact_2_groups": round(float(exact[~one].mean()), 3),
+            "count": round(float(agreement["count"].mean()), 3),
+            "colors": round(float(agreement["colors"].mean()), 3),
+            "relation": round(float(agreement["relation"][~one].mean()), 3),
+        }
+
+    def cross_entropy(self, captions):
+        """Of the object tokens, all tokens masked."""
+        rows = self.preprocessor.generate_preprocess(captions)
+        logits = self.backbone.predict(
+            {**rows, "image_ids_0": self.empty}, verbose=0, batch_size=32
+        )["logits_0"]
+        losses = ops.sparse_categorical_crossentropy(
+            self.tokens, ops.convert_to_tensor(logits), from_logits=True
+        )
+        return float(np.mean(ops.convert_to_numpy(losses)[self.is_object]))
