@@ -4,12 +4,17 @@ A prompt becomes text embeddings, they guide a masked transformer that fills a g
 image tokens in a few parallel steps, and a VQGAN turns the tokens into pixels.
 """
 
-from keras_muse import (
+from keras_muse.backend import choose_backend
+
+choose_backend()
+
+from keras_muse import (  # noqa: E402
     data,
     decoding,
     image_tokenizer,
     models,
     presets,
+    recipes,
     text,
     transformer,
 )
@@ -22,6 +27,7 @@ __all__ = [
     "image_tokenizer",
     "models",
     "presets",
+    "recipes",
     "text",
     "transformer",
 ]

@@ -1,0 +1,59 @@
+"""Plots the logs of the recipe of `muse_shapes`.
+
+    python benchmarks/training_curves.py runs/muse_shapes
+
+Copies `tokenizer.csv` and `base.csv` of the folder to
+benchmarks/results/train_muse_shapes/ and draws curves.png beside them.
+"""
+
+import csv
+import pathlib
+import shutil
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "train_muse_shapes"
+PANELS = (
+    ("tokenizer.csv", "tokenizer: PSNR, dB", ("test_psnr",)),
+    ("tokenizer.csv", "tokenizer: agreement, usage", ("test_agreement", "test_usage")),
+    ("base.csv", "base: masked cross-entropy, nats", ("loss",)),
+    ("base.csv", "base: object tokens, empty canvas, nats", ("cond", "uncond")),
+    (
+        "base.csv",
+        "base: agreement while training (128 pictures)",
+        ("exact", "exact_1_group", "exact_2_groups", "count", "colors"),
+    ),
+)
+
+
+def main():
+    """Reads the folder from the command line."""
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    source = pathlib.Path(sys.argv[1])
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(5 * len(PANELS), 3.6))
+    for axis, (name, title, columns) in zip(axes, PANELS):
+        shutil.copy(source / name, RESULTS / name)
+        with (source / name).open() as file:
+            rows = list(csv.DictReader(file))
+        for column in columns:
+            points = [
+                (int(row["pictures"]), float(row[column]))
+                for row in rows
+                if row[column]
+            ]
+            axis.plot(*zip(*points), marker=".", label=column)
+        axis.set(title=title, xlabel="pictures")
+        axis.legend()
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(RESULTS / "curves.png", dpi=90)
+
+
+if __name__ == "__main__":
+    main()
