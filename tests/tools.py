@@ -1,8 +1,12 @@
 """What several test files use."""
 
+import functools
+
 import numpy as np
 
-__all__ = ["set_weights"]
+__all__ = ["WORDS", "set_weights", "tiny_backbone", "tiny_muse", "tiny_preprocessor"]
+
+WORDS = ("a", "red", "blue", "green", "circle", "square", "on", "white", "black")
 
 
 def set_weights(model, seed=0, scale=0.1):
@@ -18,3 +22,79 @@ def set_weights(model, seed=0, scale=0.1):
         noise = rng.normal(size=variable.shape).astype("float32") * scale
         is_gain = variable.path.endswith(("gamma", "scale"))
         variable.assign(noise + 1.0 if is_gain else noise)
+
+
+@functools.cache
+def _vocabulary():
+    from keras_muse.text import train_vocabulary
+
+    return train_vocabulary([], WORDS)
+
+
+def tiny_preprocessor(sequence_length=8):
+    """Knows `WORDS` as pieces, and letters."""
+    from keras_muse.models import MuseTextToImagePreprocessor
+    from keras_muse.text import MuseTokenizer
+
+    tokenizer = MuseTokenizer(proto=_vocabulary())
+    return MuseTextToImagePreprocessor(tokenizer, sequence_length)
+
+
+def tiny_backbone(num_stages=1, text=True, num_classes=None, seed=0, dtype=None):
+    """A Muse of 32 x 32 pixels: 4 x 4 tokens, then 8 x 8 if there are two stages."""
+    from keras_muse.image_tokenizer import VQGAN, VectorQuantizer
+    from keras_muse.models import MuseBackbone
+    from keras_muse.text import T5TextEncoder
+    from keras_muse.transformer import MaskedTransformer
+
+    stages = []
+    for index in range(num_stages):
+        factor = 8 // 2**index
+        tokenizer = VQGAN(
+            VectorQuantizer(32, 8, revival_threshold=0.0),
+            base_channels=4,
+            channel_multipliers=(1, 2),
+            strides=(factor,),
+            num_residual_blocks=(0, 1),
+            groups=2,
+            upsampling="depth_to_space",
+            name=f"image_tokenizer_{index}",
+        )
+        transformer = MaskedTransformer(
+            codebook_size=32,
+            grid_size=32 // factor,
+            num_layers=2,
+            hidden_dim=32,
+            num_heads=2,
+            intermediate_dim=48,
+            text_dim=16 if text else None,
+            num_classes=num_classes,
+            dtype=dtype,
+            name=f"transformer_{index}",
+        )
+        stages.append((tokenizer, transformer))
+    encoder = None
+    if text:
+        encoder = T5TextEncoder(
+            vocabulary_size=64,
+            num_layers=1,
+            num_heads=2,
+            hidden_dim=16,
+            intermediate_dim=24,
+            dtype=dtype,
+            name="text_encoder",
+        )
+    backbone = MuseBackbone(encoder, stages, name="tiny_muse")
+    set_weights(backbone, seed, scale=0.3)
+    for tokenizer in backbone.image_tokenizers:
+        # Numbers that a trained codebook could have.
+        tokenizer.quantizer.usage.assign(np.ones(32, "float32"))
+    return backbone
+
+
+def tiny_muse(num_stages=1, seed=0, dtype=None, samplers=None):
+    """A `MuseTextToImage` of a `tiny_backbone`, the same on every backend."""
+    from keras_muse.models import MuseTextToImage
+
+    backbone = tiny_backbone(num_stages, seed=seed, dtype=dtype)
+    return MuseTextToImage(backbone, tiny_preprocessor(), samplers=samplers)

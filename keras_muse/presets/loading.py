@@ -61,9 +61,7 @@ def resolve(preset):
     if "://" in name:
         return name
     folder = PRESETS[name]["folder"] if name in PRESETS else pathlib.Path(name)
-    if name in PRESETS and not folder.is_dir():
-        raise ValueError(f"The built-in preset {name!r} lacks its folder `{folder}`.")
-    if not folder.is_dir():
+    if name not in PRESETS and not folder.is_dir():
         raise ValueError(
             f"`preset` must be one of {sorted(PRESETS)}, a local folder, or a handle "
             f"such as 'hf://user/name' or 'kaggle://...': received {name!r}."
@@ -75,10 +73,15 @@ def resolve(preset):
 def verify(folder):
     """Holds the files of a preset folder against its checksums, if it has them.
 
+    Args:
+        folder: str or path.
+
     Raises:
-        ValueError: naming the file that is missing, truncated or changed.
+        ValueError: naming the folder or file that is missing, truncated or changed.
     """
     folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"There is no preset folder `{folder}`.")
     path = folder / CHECKSUMS
     if not path.exists():
         return

@@ -21,10 +21,13 @@ def store_as_float16(preset_dir):
     """
     for path in sorted(pathlib.Path(preset_dir).glob("*.weights.h5")):
         smaller = path.with_suffix(".float16")
-        with h5py.File(path, "r") as source, h5py.File(smaller, "w") as target:
-            source.visititems(lambda name, item: _copy(target, name, item, path))
-            target.attrs.update(source.attrs)
-        smaller.replace(path)
+        try:
+            with h5py.File(path, "r") as source, h5py.File(smaller, "w") as target:
+                source.visititems(lambda name, item: _copy(target, name, item, path))
+                target.attrs.update(source.attrs)
+            smaller.replace(path)
+        finally:
+            smaller.unlink(missing_ok=True)
     write_checksums(preset_dir)
 
 

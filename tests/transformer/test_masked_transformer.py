@@ -366,11 +366,15 @@ def test_lora_trains_queries_and_values_alone():
 
 
 def test_int8_stays_close():
-    model = tiny(text_dim=TEXT_DIM, hidden_dim=32)
-    inputs = batch()
+    model = tiny(num_classes=4, hidden_dim=32, num_layers=1)
+    inputs = batch("labels")
     exact = logits_of(model, inputs)
     model.quantize("int8")
     result = logits_of(model, inputs)
+    dense = [x for x in model._flatten_layers() if isinstance(x, keras.layers.Dense)]
+    assert len(dense) == 12
+    assert {x.quantization_mode for x in dense} == {"int8"}
+    assert np.abs(result - exact).max() > 0
     assert np.corrcoef(result.ravel(), exact.ravel())[0, 1] > 0.99
 
 
