@@ -181,7 +181,7 @@ def main():
     options = parser.parse_args()
     muse = keras_muse.presets.load(options.preset)
     if options.sweep:
-        sweep(muse, min(options.count, 250))
+        sweep(muse, min(options.count, 100))
     elif options.sheet:
         sheet(muse)
     else:

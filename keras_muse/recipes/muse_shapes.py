@@ -24,12 +24,22 @@ __all__ = ["WarmupStableDecay", "train"]
 
 SEED = 7
 TEXT_LENGTH = 20
+# What did best on 200 held-out captions. Noise this strong makes the order of the tokens
+# random: by confidence alone background comes first, and then there is no room left for
+# objects.
+SAMPLER = Sampler(
+    num_steps=24,
+    guidance_scale=1.5,
+    guidance_schedule="constant",
+    temperature=0.7,
+    choice_temperature=50.0,
+)
 
 
 def train(
     folder,
     tokenizer_steps=3600,
-    pictures=480_000,
+    pictures=320_000,
     precision="mixed_bfloat16",
     steps_per_epoch=250,
     batch_size=64,
@@ -42,7 +52,7 @@ def train(
         folder: str or path. Gets `tokenizer/`, `preset/`, the logs `tokenizer.csv`
             and `base.csv`, and a checkpoint of each training.
         tokenizer_steps: int. Steps of 32 pictures. Defaults to 3600.
-        pictures: int. Pictures that the base is trained on. Defaults to 480,000.
+        pictures: int. Pictures that the base is trained on. Defaults to 320,000.
         precision: dtype policy of the base and the text encoder in training. Defaults
             to `"mixed_bfloat16"`.
         steps_per_epoch: int. Steps between two checkpoints. Defaults to 250.
@@ -230,8 +240,7 @@ def save_preset(folder, backbone, preprocessor):
     config = backbone.get_config()
     plain = MuseBackbone.from_config({**config, "dtype": "float32"})
     plain.set_weights(backbone.get_weights())
-    sampler = Sampler()
-    muse = MuseTextToImage(plain, preprocessor, samplers=sampler)
+    muse = MuseTextToImage(plain, preprocessor, samplers=SAMPLER)
     muse.save_to_preset(str(folder / "preset"))
     store_as_float16(folder / "preset")
     return folder / "preset"
