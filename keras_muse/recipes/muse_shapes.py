@@ -24,9 +24,9 @@ __all__ = ["WarmupStableDecay", "train"]
 
 SEED = 7
 TEXT_LENGTH = 20
-# What did best on 200 held-out captions. Noise this strong makes the order of the tokens
-# random: by confidence alone background comes first, and then there is no room left for
-# objects.
+# What did best on 200 held-out captions. Noise this strong makes the order of the
+# tokens random: by confidence alone background comes first, and then there is no room
+# left for objects.
 SAMPLER = Sampler(
     num_steps=24,
     guidance_scale=1.5,
