@@ -7,7 +7,14 @@ repeated ids on TensorFlow) and `Dense` (speed on CPU).
 import keras
 from keras import ops
 
-__all__ = ["Dense", "Embedding", "arguments", "register"]
+__all__ = [
+    "Dense",
+    "Embedding",
+    "arguments",
+    "refuse_unknown",
+    "register",
+    "set_trainable",
+]
 
 register = keras.saving.register_keras_serializable(package="keras_muse")
 
@@ -23,6 +30,35 @@ def arguments(scope):
     """
     hidden = ("self", "kwargs", "__class__")
     return {name: value for name, value in scope.items() if name not in hidden}
+
+
+def refuse_unknown(kwargs, *known):
+    """Raises for arguments that a functional model of Keras would pass over.
+
+    Args:
+        kwargs: dict. What is left over in a constructor.
+        *known: str. Names that may be there beside `name` and `trainable`.
+
+    Raises:
+        TypeError: naming the arguments that do not exist.
+    """
+    unknown = sorted(set(kwargs) - {"name", "trainable", *known})
+    if unknown:
+        raise TypeError(f"There is no argument {', '.join(map(repr, unknown))}.")
+
+
+def set_trainable(layer, trainable):
+    """Freezes or thaws a layer with all its parts.
+
+    Keras does nothing where the layer itself has the value already. A model that was
+    saved frozen comes back with trainable parts, and weight decay would change them.
+
+    Args:
+        layer: Keras layer or model.
+        trainable: bool.
+    """
+    layer.trainable = not trainable
+    layer.trainable = trainable
 
 
 @register

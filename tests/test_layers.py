@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_muse.layers import Dense, Embedding, arguments, register
+from keras_muse.layers import (
+    Dense,
+    Embedding,
+    arguments,
+    refuse_unknown,
+    register,
+    set_trainable,
+)
 from tests.tools import set_weights
 
 RNG = np.random.default_rng(0)
@@ -180,3 +187,20 @@ def test_arguments_are_those_of_the_constructor():
     assert Thing(3).own == {"width": 3, "depth": 2, "name": None}
     assert Thing(3, depth=5, dtype="float16").own["depth"] == 5
     assert keras.saving.get_registered_name(Thing) == "keras_muse>Thing"
+
+
+def test_unknown_arguments_are_refused():
+    refuse_unknown({"name": "a", "trainable": True, "compile": False}, "compile")
+    with pytest.raises(TypeError, match="no argument 'codebok_size', 'x'"):
+        refuse_unknown({"x": 1, "codebok_size": 8})
+
+
+def test_set_trainable_reaches_parts_that_disagree():
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    outer = keras.Sequential([keras.Input((2,)), inner])
+    outer.trainable = False
+    inner.trainable = True
+    set_trainable(outer, False)
+    assert not inner.trainable and not inner.trainable_variables
+    set_trainable(outer, True)
+    assert len(outer.trainable_variables) == 2

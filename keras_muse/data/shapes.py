@@ -90,12 +90,12 @@ def sample_group(rng):
     return Group(count, size, pick(rng, SHAPE_NAMES), pick(rng, COLOR_NAMES))
 
 
-def sample(rng, split, max_groups):
+def sample(rng, split, two_groups):
     """Draws what is shown first and where second, so that room skews no count."""
     while True:
         groups = [sample_group(rng)]
         relation = None
-        if max_groups == 2 and rng.random() < 0.5:
+        if rng.random() < two_groups:
             relation = pick(rng, RELATION_NAMES)
             groups.append(sample_group(rng))
             first, second = groups
@@ -108,7 +108,7 @@ def sample(rng, split, max_groups):
             return Scene(placed, relation, pick(rng, BACKGROUND_NAMES))
 
 
-def captioned_scenes(split, start, count, seed, max_groups=2):
+def captioned_scenes(split, start, count, seed, two_groups=0.5):
     """Scenes with one caption each.
 
     Args:
@@ -118,18 +118,19 @@ def captioned_scenes(split, start, count, seed, max_groups=2):
         start: int. Index of the first scene.
         count: int. Number of scenes.
         seed: int, 0 or more.
-        max_groups: int, 1 or 2. Largest number of groups in a scene. Defaults to 2.
+        two_groups: float in [0, 1]. Share of the scenes with two groups. Defaults to
+            0.5.
 
     Returns:
         Iterator of (`Scene`, str).
 
     Raises:
-        ValueError: If `split`, `start`, `seed` or `max_groups` is out of range.
+        ValueError: If `split`, `start`, `seed` or `two_groups` is out of range.
     """
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {SPLITS}. Received: {split!r}")
-    if max_groups not in (1, 2):
-        raise ValueError(f"`max_groups` must be 1 or 2. Received: {max_groups!r}")
+    if not 0.0 <= two_groups <= 1.0:
+        raise ValueError(f"`two_groups` must be in [0, 1]. Received: {two_groups!r}")
     for name, value in (("start", start), ("seed", seed)):
         if not 0 <= value < 2**63:
             raise ValueError(f"`{name}` must be in [0, 2**63). Received: {value!r}")
@@ -137,13 +138,13 @@ def captioned_scenes(split, start, count, seed, max_groups=2):
     def generate():
         for index in range(int(start), int(start) + count):
             rng = random.Random((int(seed) << 64) | index)
-            scene = sample(rng, split, max_groups)
+            scene = sample(rng, split, two_groups)
             yield scene, caption(scene, rng)
 
     return generate()
 
 
-def scenes(split, start, count, seed, max_groups=2):
+def scenes(split, start, count, seed, two_groups=0.5):
     """The scenes of `captioned_scenes`, as a list.
 
     Args:
@@ -151,12 +152,12 @@ def scenes(split, start, count, seed, max_groups=2):
         start: int. Index of the first scene.
         count: int. Number of scenes.
         seed: int, 0 or more.
-        max_groups: int, 1 or 2. Defaults to 2.
+        two_groups: float in [0, 1]. Defaults to 0.5.
 
     Returns:
         list of `Scene`.
     """
-    return [pair[0] for pair in captioned_scenes(split, start, count, seed, max_groups)]
+    return [pair[0] for pair in captioned_scenes(split, start, count, seed, two_groups)]
 
 
 # --- Pictures -----------------------------------------------------------------------
@@ -233,7 +234,7 @@ def render(scene, scale=1, out=None):
     return out
 
 
-def examples(split, start, count, seed, scale=1, max_groups=2):
+def examples(split, start, count, seed, scale=1, two_groups=0.5):
     """Pictures and captions.
 
     Args:
@@ -242,7 +243,7 @@ def examples(split, start, count, seed, scale=1, max_groups=2):
         count: int. Number of scenes.
         seed: int, 0 or more.
         scale: int. 1 for 64 x 64 pixels, 2 for 128 x 128. Defaults to 1.
-        max_groups: int, 1 or 2. Defaults to 2.
+        two_groups: float in [0, 1]. Defaults to 0.5.
 
     Returns:
         Tuple of images (count, 64 * scale, 64 * scale, 3) uint8 and a list of `count`
@@ -250,14 +251,14 @@ def examples(split, start, count, seed, scale=1, max_groups=2):
     """
     images = np.empty((count, *picture_shape(scale)), "uint8")
     captions = []
-    pairs = captioned_scenes(split, start, count, seed, max_groups)
+    pairs = captioned_scenes(split, start, count, seed, two_groups)
     for image, (scene, text) in zip(images, pairs):
         render(scene, scale, image)
         captions.append(text)
     return images, captions
 
 
-def dataset(split, seed, scale=1, batch_size=32, start=0, max_groups=2):
+def dataset(split, seed, scale=1, batch_size=32, start=0, two_groups=0.5):
     """Endless batches of fresh scenes for `fit`.
 
     Batch `i` holds the scenes `start + i * batch_size` and following, so a training
@@ -269,7 +270,7 @@ def dataset(split, seed, scale=1, batch_size=32, start=0, max_groups=2):
         scale: int. 1 for 64 x 64 pixels, 2 for 128 x 128. Defaults to 1.
         batch_size: int. Defaults to 32.
         start: int. Index of the first scene. Defaults to 0.
-        max_groups: int, 1 or 2. Defaults to 2.
+        two_groups: float in [0, 1]. Defaults to 0.5.
 
     Returns:
         `tf.data.Dataset` of `{"images": (batch_size, 64 * scale, 64 * scale, 3) uint8,
@@ -281,12 +282,12 @@ def dataset(split, seed, scale=1, batch_size=32, start=0, max_groups=2):
         first = start
         while True:
             images, captions = examples(
-                split, first, batch_size, seed, scale, max_groups
+                split, first, batch_size, seed, scale, two_groups
             )
             yield {"images": images, "captions": captions}
             first += batch_size
 
-    captioned_scenes(split, start, 0, seed, max_groups)  # refuse bad arguments here
+    captioned_scenes(split, start, 0, seed, two_groups)  # refuse bad arguments here
     signature = {
         "images": tf.TensorSpec((batch_size, *picture_shape(scale)), tf.uint8),
         "captions": tf.TensorSpec((batch_size,), tf.string),

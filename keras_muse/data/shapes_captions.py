@@ -37,18 +37,18 @@ __all__ = [
 ]
 
 BACKGROUND_FORMS = ("on a {} background", "on {} background", "on {}")
-DROPPED = 0.3  # probability that a size word, or the background, goes unsaid
+UNSAID = 0.3  # probability that a size word, or the background, goes unsaid
 
 
-def caption(scene, rng):
+def caption(scene, rng, unsaid=UNSAID):
     """One of the captions of a scene.
-
-    Each size word, and the background, is left out with probability 0.3.
 
     Args:
         scene: `Scene`.
         rng: anything with a method `random()` that returns a float in [0, 1):
             `random.Random` or `numpy.random.Generator`.
+        unsaid: float in [0, 1]. Probability with which each size word, and the
+            background, is left out. Defaults to 0.3.
 
     Returns:
         str. For example "two large green triangles to the left of a yellow square".
@@ -58,11 +58,11 @@ def caption(scene, rng):
         if parts:
             parts.append(pick(rng, RELATIONS[scene.relation]))
         parts.append(pick(rng, NUMBERS[group.count]))
-        if rng.random() >= DROPPED:
+        if rng.random() >= unsaid:
             parts.append(group.size)
         parts.append(group.color)
         parts.append(group.shape if group.count == 1 else SHAPES[group.shape])
-    if rng.random() >= DROPPED:
+    if rng.random() >= unsaid:
         parts.append(pick(rng, BACKGROUND_FORMS).format(scene.background))
     return " ".join(parts)
 

@@ -7,7 +7,7 @@ import keras_hub
 from keras import ops
 
 from keras_muse.image_tokenizer.autoencoder import build_decoder, build_encoder
-from keras_muse.layers import arguments, register
+from keras_muse.layers import arguments, refuse_unknown, register, set_trainable
 
 __all__ = ["VQGAN", "unit_images"]
 
@@ -105,6 +105,7 @@ class VQGAN(keras_hub.models.Backbone):
         **kwargs,
     ):
         config = arguments(locals())
+        refuse_unknown(kwargs)
         if len(channel_multipliers) != len(strides) + 1:
             raise ValueError(
                 "`channel_multipliers` must have one more entry than `strides`, got "
@@ -283,7 +284,7 @@ class VQGAN(keras_hub.models.Backbone):
         copy = type(self).from_config(config)
         for part in ("encoder", "quantizer"):
             getattr(copy, part).set_weights(getattr(self, part).get_weights())
-            getattr(copy, part).trainable = False
+            set_trainable(getattr(copy, part), False)
         return copy
 
     def _embed(self, images):

@@ -5,7 +5,7 @@ import typing
 import keras
 import keras_hub
 
-from keras_muse.layers import register
+from keras_muse.layers import refuse_unknown, register
 from keras_muse.presets.loading import PresetLoading
 
 __all__ = ["MuseBackbone", "Stage"]
@@ -46,6 +46,7 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
         dict of `"logits_0"`, ...: (B, N, V) float32.
 
     Raises:
+        TypeError: if there is an argument that does not exist.
         ValueError: if there is no stage, or parts do not fit.
 
     Example:
@@ -70,6 +71,7 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
     """
 
     def __init__(self, text_encoder=None, stages=(), dtype=None, **kwargs):
+        refuse_unknown(kwargs)
         if not stages:
             raise ValueError("`stages` must hold at least one stage: received none.")
         text_encoder = _revive(text_encoder, dtype)

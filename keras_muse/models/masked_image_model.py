@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_muse.decoding import mask_rate, random_mask, uniform
-from keras_muse.layers import register
+from keras_muse.layers import refuse_unknown, register, set_trainable
 from keras_muse.losses import Average
 from keras_muse.models.backbone import MuseBackbone
 from keras_muse.models.preprocessor import MuseTextToImagePreprocessor
@@ -36,7 +36,9 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
       (B, N) int32 in `[0, codebook_size)`;
     - the text: `"captions"`, strings, or `"token_ids"` and `"padding_mask"`, (B, L),
       or `"text_embeddings"` (B, L, D) and `"padding_mask"`; or `"labels"` (B,) for a
-      class-conditional stage, or nothing for an unconditional one.
+      class-conditional stage, or nothing for an unconditional one;
+    - optionally `"token_weights"` (B, N) float, at least 0: what the loss of each token
+      counts when it is masked, 1 without them.
 
     The logs show `loss`, the cross-entropy of masked tokens in nats (an untrained
     model has ln(codebook_size)), their `accuracy`, both once more for each quarter of
@@ -52,11 +54,15 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         caption_dropout: float in [0, 1]. Share of the captions that become the null
             caption in training. Defaults to 0.1, the paper's.
         train_text_encoder: bool. Defaults to `False`, as in the paper.
+        min_mask_rate: float in [0, 1]. Lower mask rates are raised to it. At 1 all
+            tokens are masked, always: only the text can tell what is in the picture,
+            so a text encoder that is trained along learns from it first. Defaults to
+            0, the paper's.
         seed: int32. Defaults to 0.
         **kwargs: `name`.
 
     Raises:
-        ValueError: if `stage` or `caption_dropout` is out of range.
+        ValueError: if `stage`, `caption_dropout` or `min_mask_rate` is out of range.
 
     Example:
     ```python
@@ -77,6 +83,7 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         stage=0,
         caption_dropout=0.1,
         train_text_encoder=False,
+        min_mask_rate=0.0,
         seed=0,
         **kwargs,
     ):
@@ -84,11 +91,14 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
             raise ValueError(
                 f"`stage` must lie in [0, {len(backbone.stages)}): received {stage}."
             )
-        if not 0.0 <= caption_dropout <= 1.0:
-            raise ValueError(
-                f"`caption_dropout` must lie in [0, 1]: received {caption_dropout}."
-            )
+        for name, value in (
+            ("caption_dropout", caption_dropout),
+            ("min_mask_rate", min_mask_rate),
+        ):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"`{name}` must lie in [0, 1]: received {value}.")
         compile_now = kwargs.pop("compile", True)
+        refuse_unknown(kwargs)
 
         # === Layers ===
         self.backbone = backbone
@@ -109,6 +119,7 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         self.stage = stage
         self.caption_dropout = caption_dropout
         self.train_text_encoder = train_text_encoder
+        self.min_mask_rate = min_mask_rate
         self.seed = seed
         # PyTorch finds the weights of what is assigned after the constructor above. It
         # would find only one of two graph weights of one name, and never clear the
@@ -116,9 +127,9 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         self.text_encoder = backbone.text_encoder
         self.image_tokenizer, self.transformer = backbone.stages[stage]
         for part in (*backbone.image_tokenizers, *backbone.transformers):
-            part.trainable = part is self.transformer
+            set_trainable(part, part is self.transformer)
         if backbone.text_encoder is not None:
-            backbone.text_encoder.trainable = train_text_encoder
+            set_trainable(backbone.text_encoder, train_text_encoder)
         # Which noise comes next; saved with the optimizer, so a resumed training
         # masks what an unbroken one would have masked.
         self.steps = self.add_weight(
@@ -181,16 +192,20 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         def noise(stream, count):
             return uniform(rows, self.seed, step, stream, count)
 
-        rate = mask_rate(noise(_RATE, 1))[:, 0]
+        rate = ops.maximum(mask_rate(noise(_RATE, 1)[:, 0]), self.min_mask_rate)
         mask = random_mask(rate, noise(_ORDER, num_tokens))
         dropped = noise(_DROPOUT, 1)[:, 0] < (self.caption_dropout if training else 0.0)
         memory = self.transformer.project_memory(self._condition(inputs, dropped))
         masked_ids = ops.where(mask, self.transformer.mask_id, ids)
         features = self.transformer.features(masked_ids, memory, training=training)
+        weights = ops.cast(mask, "float32")
+        if "token_weights" in inputs:
+            weights = weights * ops.cast(inputs["token_weights"], "float32")
         return {
             "logits": self.transformer.head(features),
             "image_ids": ids,
             "mask": mask,
+            "weights": weights,
             "dropped": dropped,
         }
 
@@ -200,27 +215,27 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         """Mean cross-entropy of all masked tokens; also updates what the logs show."""
         del x, y, sample_weight
         ids, logits = y_pred["image_ids"], y_pred["logits"]
-        mask = ops.cast(y_pred["mask"], "float32")
         losses = ops.sparse_categorical_crossentropy(ids, logits, from_logits=True)
-        loss = self.average(losses, losses, sample_weight=mask)
+        loss = self.average(losses, losses, sample_weight=y_pred["weights"])
         if training:
             self.steps.assign_add(1)
         correct = ops.cast(ops.argmax(logits, axis=-1), "int32") == ids
-        self._track(
-            ops.stop_gradient(losses), ops.cast(correct, "float32"), mask, y_pred
-        )
+        self._track(ops.stop_gradient(losses), ops.cast(correct, "float32"), y_pred)
         return loss
 
-    def _track(self, losses, correct, mask, y_pred):
-        counts = ops.sum(mask, axis=1)
-        row_losses = ops.sum(losses * mask, axis=1) / counts
-        row_correct = ops.sum(correct * mask, axis=1) / counts
+    def _track(self, losses, correct, y_pred):
+        weights = y_pred["weights"]
+        rate = ops.mean(ops.cast(y_pred["mask"], "float32"), axis=1)
+        counts = ops.sum(weights, axis=1)
+        # A row without weight counts nothing, and must not divide by it.
+        some = ops.maximum(counts, 1e-9)
+        row_losses = ops.sum(losses * weights, axis=1) / some
+        row_correct = ops.sum(correct * weights, axis=1) / some
         self.trackers["loss"].update_state(row_losses, counts)
         self.trackers["accuracy"].update_state(row_correct, counts)
         self.trackers["dropped_captions"].update_state(
             ops.cast(y_pred["dropped"], "float32")
         )
-        rate = counts / mask.shape[1]
         for low, high in zip(_BUCKETS, _BUCKETS[1:]):
             inside = ops.logical_and(rate > low, rate <= high)
             weight = counts * ops.cast(inside, "float32")
@@ -304,6 +319,7 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
             "stage": self.stage,
             "caption_dropout": self.caption_dropout,
             "train_text_encoder": self.train_text_encoder,
+            "min_mask_rate": self.min_mask_rate,
             "seed": self.seed,
         }
 

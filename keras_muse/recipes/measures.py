@@ -68,6 +68,28 @@ def reconstruction_quality(vqgan, images, captions):
     }
 
 
+OPPOSITES = {
+    " left of ": " right of ",
+    " right of ": " left of ",
+    " above ": " below ",
+    " over ": " under ",
+    " below ": " above ",
+    " under ": " over ",
+}
+
+
+def turn_round(caption):
+    """A caption with its relation turned round; with one group as it is.
+
+    A model that reads bags of words finds the turned caption as likely as the true
+    one; see `TextUse`.
+    """
+    for relation, opposite in OPPOSITES.items():
+        if relation in caption:
+            return caption.replace(relation, opposite)
+    return caption
+
+
 class TextUse:
     """Whether the text is used, and how often a picture is what was asked for."""
 
@@ -89,6 +111,7 @@ class TextUse:
     def __call__(self):
         """The numbers of one moment of the training."""
         cond = self.cross_entropy(self.captions)
+        turned = self.cross_entropy([turn_round(text) for text in self.captions])
         uncond = self.cross_entropy([""] * len(self.captions))
         images = self.muse.generate(
             self.captions, num_steps=12, temperature=0.7, seed=0, guidance_scale=1.0
@@ -98,6 +121,7 @@ class TextUse:
         exact = agreement["exact"]
         return {
             "cond": round(cond, 3),
+            "cond_turned": round(turned, 3),
             "uncond": round(uncond, 3),
             "exact": round(float(exact.mean()), 3),
             "exact_1_group": round(float(exact[one].mean()), 3),

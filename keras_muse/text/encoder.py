@@ -4,7 +4,7 @@ import keras
 import keras_hub
 from keras import ops
 
-from keras_muse.layers import Embedding, arguments, register
+from keras_muse.layers import Embedding, arguments, refuse_unknown, register
 from keras_muse.text.conversion import (
     assign,
     hugging_face_arrays,
@@ -96,6 +96,7 @@ class T5TextEncoder(keras_hub.models.Backbone):
     ):
         own_arguments = arguments(locals())
         own_arguments.pop("dtype")
+        refuse_unknown(kwargs)
         if key_value_dim is None and hidden_dim % num_heads:
             raise ValueError(
                 "Without `key_value_dim`, `hidden_dim` must be divisible by "

@@ -77,7 +77,7 @@ def test_room_skews_no_count():
             assert abs(counts[size, count] / expected - 1) < 0.1
     assert abs(sum(scene.relation is None for scene in scenes) / 8000 - 0.5) < 0.03
     cells = np.zeros((8, 8))
-    for scene in shapes.scenes("all", 0, 8000, seed=6, max_groups=1):
+    for scene in shapes.scenes("all", 0, 8000, seed=6, two_groups=0):
         group = scene.groups[0]
         if (group.count, group.size) == (1, "small"):
             cells[group.cells[0]] += 1
@@ -100,7 +100,7 @@ def test_splits_are_apart():
 
 @pytest.mark.parametrize("split", ["train", "held_out_captions", "held_out_pairs"])
 def test_a_curriculum_may_ask_for_one_group(split):
-    scenes = shapes.scenes(split, 0, 50, seed=0, max_groups=1)
+    scenes = shapes.scenes(split, 0, 50, seed=0, two_groups=0)
     assert {len(scene.groups) for scene in scenes} == {1}
 
 
@@ -169,7 +169,7 @@ def test_all_captions_holds_every_caption():
     everything = list(shapes.all_captions())
     assert len(everything) == len(set(everything)) == 4480
     everything = set(everything)
-    for _, text in shapes.captioned_scenes("all", 0, 500, seed=0, max_groups=1):
+    for _, text in shapes.captioned_scenes("all", 0, 500, seed=0, two_groups=0):
         assert text in everything
     two = next(shapes.all_captions(2))
     assert len(shapes.caption_key(two).split()) > 6
@@ -247,7 +247,7 @@ def test_dataset_goes_on_where_it_is_told():
     ("arguments", "name"),
     [
         ({"split": "test"}, "split"),
-        ({"max_groups": 3}, "max_groups"),
+        ({"two_groups": 1.5}, "two_groups"),
         ({"seed": -1}, "seed"),
         ({"start": -1}, "start"),
         ({"scale": 0}, "scale"),

@@ -79,6 +79,32 @@ def test_moments_of_the_mask_rate(many):
     assert abs((rate**2).mean() - 0.5) < 3 * 0.125**0.5 / 256
 
 
+@pytest.mark.parametrize("low", [0.5, 1.0])
+def test_low_mask_rates_are_raised(preprocessor, many, low):
+    model = MuseMaskedImageModel(tiny_backbone(), preprocessor, min_mask_rate=low)
+    inputs = {name: rows[:256] for name, rows in many[0].items()}
+    counts = arrays(model(tensors(inputs), training=True))["mask"].sum(1)
+    expected = np.round(np.maximum(rates(256), np.float32(low)) * 16)
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_token_weights_weigh_the_loss(preprocessor):
+    model = MuseMaskedImageModel(tiny_backbone(), preprocessor)
+    inputs = batch(preprocessor, 16)
+    weights = np.random.default_rng(3).random((16, 16)).astype("float32")
+    weights[0] = 0.0  # a row that counts nothing
+    for given in (weights, None, np.zeros_like(weights)):
+        rows = inputs if given is None else {**inputs, "token_weights": given}
+        outputs = model(tensors(rows), training=True)
+        model.steps.assign(0)
+        loss = float(ops.convert_to_numpy(model.compute_loss(y_pred=outputs)))
+        outputs = arrays(outputs)
+        w = outputs["mask"] * (1.0 if given is None else given.astype("float64"))
+        losses = cross_entropy(outputs["logits"], inputs["image_ids"])
+        expected = (losses * w).sum() / max(w.sum(), 1e-9)
+        assert loss == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
 def test_the_mask_depends_on_step_and_seed(preprocessor, many):
     inputs = batch(preprocessor, 32)
     masks = []
@@ -286,6 +312,7 @@ def test_bad_inputs(trainer, preprocessor):
         ({"stage": -1}, "received -1"),
         ({"caption_dropout": 1.1}, r"`caption_dropout` must lie in \[0, 1\].*1.1"),
         ({"caption_dropout": -0.1}, "received -0.1"),
+        ({"min_mask_rate": 1.5}, r"`min_mask_rate` must lie in \[0, 1\].*1.5"),
     ],
 )
 def test_bad_arguments(trainer, arguments, message):

@@ -42,6 +42,18 @@ def changed(before, after):
     }
 
 
+def test_frozen_parts_of_a_saved_muse_do_not_decay():
+    # On JAX an unused weight has a gradient of zero, and decay would still shrink it.
+    frozen = make_trainer().backbone
+    backbone = type(frozen).from_config(frozen.get_config())
+    backbone.set_weights(frozen.get_weights())
+    trainer = MuseMaskedImageModel(backbone, tiny_preprocessor())
+    trainer.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.5))
+    before = weights_of(backbone)
+    trainer.fit(data(8), batch_size=4, verbose=0)
+    assert changed(before, weights_of(backbone)) == {"transformer_0"}
+
+
 @pytest.mark.parametrize(
     "arguments, trained",
     [
