@@ -41,11 +41,11 @@ def tiny_preprocessor(sequence_length=8):
 
 
 def tiny_backbone(num_stages=1, text=True, num_classes=None, seed=0, dtype=None):
-    """A Muse of 32 x 32 pixels: 4 x 4 tokens, then 8 x 8 if there are two stages."""
+    """A Muse of 32 x 32 pixels: 4 x 4 tokens, then 8 x 8, then 16 x 16."""
     from keras_muse.image_tokenizer import VQGAN, VectorQuantizer
     from keras_muse.models import MuseBackbone
     from keras_muse.text import T5TextEncoder
-    from keras_muse.transformer import MaskedTransformer
+    from keras_muse.transformer import MaskedTransformer, SuperResolutionTransformer
 
     stages = []
     for index in range(num_stages):
@@ -60,18 +60,27 @@ def tiny_backbone(num_stages=1, text=True, num_classes=None, seed=0, dtype=None)
             upsampling="depth_to_space",
             name=f"image_tokenizer_{index}",
         )
-        transformer = MaskedTransformer(
-            codebook_size=32,
-            grid_size=32 // factor,
-            num_layers=2,
-            hidden_dim=32,
-            num_heads=2,
-            intermediate_dim=48,
-            text_dim=16 if text else None,
-            num_classes=num_classes,
-            dtype=dtype,
-            name=f"transformer_{index}",
-        )
+        options = {
+            "codebook_size": 32,
+            "grid_size": 32 // factor,
+            "num_layers": 2,
+            "hidden_dim": 32,
+            "num_heads": 2,
+            "intermediate_dim": 48,
+            "text_dim": 16 if text else None,
+            "dtype": dtype,
+            "name": f"transformer_{index}",
+        }
+        if index == 0:
+            transformer = MaskedTransformer(num_classes=num_classes, **options)
+        else:
+            transformer = SuperResolutionTransformer(
+                low_res_codebook_size=32,
+                low_res_grid_size=16 // factor,
+                num_low_res_layers=1,
+                block_size=4,
+                **options,
+            )
         stages.append((tokenizer, transformer))
     encoder = None
     if text:

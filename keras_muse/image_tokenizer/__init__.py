@@ -5,6 +5,7 @@ from keras_muse.image_tokenizer.discriminator import (
     StyleDiscriminator,
 )
 from keras_muse.image_tokenizer.finite_scalar_quantizer import FiniteScalarQuantizer
+from keras_muse.image_tokenizer.images import downscale
 from keras_muse.image_tokenizer.losses import (
     HingeDiscriminatorLoss,
     HingeGeneratorLoss,
@@ -34,4 +35,5 @@ __all__ = [
     "StyleDiscriminator",
     "VQGANTrainer",
     "VectorQuantizer",
+    "downscale",
 ]

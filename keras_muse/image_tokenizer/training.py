@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_muse.image_tokenizer import losses, metrics
-from keras_muse.image_tokenizer.vqgan import unit_images
+from keras_muse.image_tokenizer.images import unit_images
 from keras_muse.losses import Average
 
 __all__ = ["VQGANTrainer"]

@@ -7,23 +7,10 @@ import keras_hub
 from keras import ops
 
 from keras_muse.image_tokenizer.autoencoder import build_decoder, build_encoder
+from keras_muse.image_tokenizer.images import unit_images
 from keras_muse.layers import arguments, refuse_unknown, register, set_trainable
 
-__all__ = ["VQGAN", "unit_images"]
-
-
-def unit_images(images):
-    """Images in [0, 1] from `uint8` images in [0, 255] or float images in [0, 1].
-
-    Args:
-        images: (B, H, W, 3), uint8 or float.
-
-    Returns:
-        (B, H, W, 3) float32.
-    """
-    images = ops.convert_to_tensor(images)
-    scale = 255.0 if keras.backend.standardize_dtype(images.dtype) == "uint8" else 1.0
-    return ops.cast(images, "float32") / scale
+__all__ = ["VQGAN"]
 
 
 @register

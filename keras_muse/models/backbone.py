@@ -4,6 +4,8 @@ import typing
 
 import keras
 import keras_hub
+import numpy as np
+from keras import ops
 
 from keras_muse.layers import refuse_unknown, register
 from keras_muse.presets.loading import PresetLoading
@@ -24,15 +26,18 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
 
     Muse (arXiv 2301.00704, figure 3). It holds the parts; `MuseTextToImage` makes
     pictures with them and `MuseMaskedImageModel` trains them. Called, it returns the
-    logits of every stage for given tokens.
+    logits of every stage for given tokens; a stage behind the first also sees the
+    tokens of the stage before it.
 
     Args:
         text_encoder: optional `keras_hub.models.Backbone` from `"token_ids"` and
             `"padding_mask"`, both (B, L), to (B, L, D), such as
             `keras_muse.text.T5TextEncoder`. `None` for a Muse without text.
-        stages: list of `(image_tokenizer, transformer)` pairs, such as `VQGAN` and
-            `MaskedTransformer`, base first. Codebook sizes must agree within a pair,
-            and the transformers' `text_dim` with the text encoder.
+        stages: list of `(image_tokenizer, transformer)` pairs, base first: `VQGAN` with
+            `MaskedTransformer`, then `VQGAN` with `SuperResolutionTransformer`, as
+            many as there are. Codebook sizes must agree within a pair, the
+            transformers' `text_dim` with the text encoder, and the low-res codebook
+            and grid of a stage with the stage before it.
         dtype: ignored here, each part has its own policy; kept for
             `from_preset(dtype=...)`, which hands it to every part.
         **kwargs: `name`, `trainable`.
@@ -97,6 +102,8 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
             inputs[name] = keras.Input(
                 (stage.transformer.num_tokens,), dtype="int32", name=name
             )
+            if index:
+                memory["low_res_ids"] = inputs[f"image_ids_{index - 1}"]
             outputs[f"logits_{index}"] = stage.transformer(
                 {**memory, "image_ids": inputs[name]}
             )
@@ -121,6 +128,42 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
         rows, columns = transformer.grid_size
         factor = tokenizer.downsampling_factor
         return rows * factor, columns * factor, 3
+
+    def replace_image_tokenizer(self, stage, image_tokenizer):
+        """A backbone that draws the pictures of a stage with another decoder.
+
+        Nothing has to be trained again: the tokens mean what they meant (Muse,
+        section 2.5). All other parts are shared with this backbone.
+
+        Args:
+            stage: int. Which stage.
+            image_tokenizer: what `VQGAN.with_decoder` made from the tokenizer of the
+                stage, trained since.
+
+        Returns:
+            `MuseBackbone`.
+
+        Raises:
+            ValueError: if the codebook is not that of the stage.
+        """
+        stages = self.stages
+        old = stages[stage].image_tokenizer
+        codebooks = [
+            ops.convert_to_numpy(t.quantizer.decode(np.arange(t.codebook_size)))
+            for t in (old, image_tokenizer)
+        ]
+        if codebooks[0].shape != codebooks[1].shape:
+            raise ValueError(
+                "`image_tokenizer` must have codes of the number and width of the "
+                f"stage's own, {codebooks[0].shape}: received {codebooks[1].shape}."
+            )
+        if np.any(codebooks[0] != codebooks[1]):
+            raise ValueError(
+                "`image_tokenizer` must have the codebook of the stage's own; make it "
+                "with `VQGAN.with_decoder`. Received one with other codes."
+            )
+        stages[stage] = Stage(image_tokenizer, stages[stage].transformer)
+        return type(self)(self.text_encoder, stages, name=self.name)
 
     def get_config(self):
         return {
@@ -152,6 +195,7 @@ def _check_parts(text_encoder, stages):
                 f"received {tokenizer.codebook_size} for the image tokenizer and "
                 f"{transformer.codebook_size} for the transformer."
             )
+        _check_low_res(index, stages)
         if (text_encoder is None) != (transformer.text_dim is None):
             raise ValueError(
                 f"The transformer of `stages[{index}]` must have a `text_dim` if and "
@@ -165,4 +209,32 @@ def _check_parts(text_encoder, stages):
             raise ValueError(
                 f"`text_dim` of the transformer of `stages[{index}]` must be the width "
                 f"of the text encoder, {width}: received {transformer.text_dim}."
+            )
+
+
+def _check_low_res(index, stages):
+    transformer = stages[index].transformer
+    codebook_size = getattr(transformer, "low_res_codebook_size", None)
+    if index == 0:
+        if codebook_size is not None:
+            raise ValueError(
+                "The transformer of `stages[0]` must not need low-res tokens, nothing "
+                f"makes them: received {transformer}."
+            )
+        return
+    if codebook_size is None:
+        raise ValueError(
+            f"The transformer of `stages[{index}]` must take the tokens of the stage "
+            f"before it, as `SuperResolutionTransformer` does: received {transformer}."
+        )
+    before = stages[index - 1].transformer
+    for name, wanted in (
+        ("low_res_codebook_size", before.codebook_size),
+        ("low_res_grid_size", tuple(before.grid_size)),
+    ):
+        value = getattr(transformer, name)
+        if value != wanted:
+            raise ValueError(
+                f"`{name}` of the transformer of `stages[{index}]` must be what the "
+                f"stage before it has, {wanted}: received {value}."
             )

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_muse.decoding import mask_rate, random_mask, uniform
+from keras_muse.image_tokenizer import downscale
 from keras_muse.layers import refuse_unknown, register, set_trainable
 from keras_muse.losses import Average
 from keras_muse.models.backbone import MuseBackbone
@@ -15,7 +16,7 @@ from keras_muse.presets.loading import PresetLoading
 __all__ = ["MuseMaskedImageModel"]
 
 # Streams of training noise, apart from those of decoding.
-_RATE, _ORDER, _DROPOUT = 0, 1, 2
+_RATE, _ORDER, _DROPOUT, _CORRUPTED, _REPLACEMENT = 0, 1, 2, 3, 4
 # Mask rates from a quarter to the next share a loss and an accuracy in the logs.
 _BUCKETS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -37,6 +38,9 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
     - the text: `"captions"`, strings, or `"token_ids"` and `"padding_mask"`, (B, L),
       or `"text_embeddings"` (B, L, D) and `"padding_mask"`; or `"labels"` (B,) for a
       class-conditional stage, or nothing for an unconditional one;
+    - for a stage behind the first optionally `"low_res_ids"` (B, M) int32, such as
+      samples of the stage before it; without them they are the tokens of the
+      downscaled picture;
     - optionally `"token_weights"` (B, N) float, at least 0: what the loss of each token
       counts when it is masked, 1 without them.
 
@@ -58,11 +62,14 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
             tokens are masked, always: only the text can tell what is in the picture,
             so a text encoder that is trained along learns from it first. Defaults to
             0, the paper's.
+        low_res_corruption: float in [0, 1]. Behind the first stage, largest share of
+            low-res tokens that training replaces by random ones; each picture draws
+            its own share up to it. Defaults to 0.
         seed: int32. Defaults to 0.
         **kwargs: `name`.
 
     Raises:
-        ValueError: if `stage`, `caption_dropout` or `min_mask_rate` is out of range.
+        ValueError: if `stage` or one of the shares is out of range.
 
     Example:
     ```python
@@ -84,6 +91,7 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         caption_dropout=0.1,
         train_text_encoder=False,
         min_mask_rate=0.0,
+        low_res_corruption=0.0,
         seed=0,
         **kwargs,
     ):
@@ -94,6 +102,7 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         for name, value in (
             ("caption_dropout", caption_dropout),
             ("min_mask_rate", min_mask_rate),
+            ("low_res_corruption", low_res_corruption),
         ):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"`{name}` must lie in [0, 1]: received {value}.")
@@ -120,6 +129,7 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         self.caption_dropout = caption_dropout
         self.train_text_encoder = train_text_encoder
         self.min_mask_rate = min_mask_rate
+        self.low_res_corruption = low_res_corruption
         self.seed = seed
         # PyTorch finds the weights of what is assigned after the constructor above. It
         # would find only one of two graph weights of one name, and never clear the
@@ -195,7 +205,13 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         rate = ops.maximum(mask_rate(noise(_RATE, 1)[:, 0]), self.min_mask_rate)
         mask = random_mask(rate, noise(_ORDER, num_tokens))
         dropped = noise(_DROPOUT, 1)[:, 0] < (self.caption_dropout if training else 0.0)
-        memory = self.transformer.project_memory(self._condition(inputs, dropped))
+        condition = self._condition(inputs, dropped)
+        if self.stage:
+            low_res_ids = self._low_res_ids(inputs)
+            if training:
+                low_res_ids = self._corrupt(low_res_ids, noise)
+            condition["low_res_ids"] = low_res_ids
+        memory = self.transformer.project_memory(condition)
         masked_ids = ops.where(mask, self.transformer.mask_id, ids)
         features = self.transformer.features(masked_ids, memory, training=training)
         weights = ops.cast(mask, "float32")
@@ -255,6 +271,27 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
                 f"{self.stage}: received {ids.shape[1]}."
             )
         return ids
+
+    def _low_res_ids(self, inputs):
+        """Tokens of the stage before: given, or those of the downscaled picture."""
+        _check_keys(inputs, ("low_res_ids",), ("images",))
+        if "low_res_ids" in inputs:
+            return ops.cast(inputs["low_res_ids"], "int32")
+        tokenizer, transformer = self.backbone.stages[self.stage - 1]
+        factor = tokenizer.downsampling_factor
+        height, width = (side * factor for side in transformer.grid_size)
+        images = downscale(inputs["images"], height, width)
+        return ops.stop_gradient(tokenizer.encode(images))
+
+    def _corrupt(self, ids, noise):
+        """Replaces some low-res tokens by random ones."""
+        if not self.low_res_corruption:
+            return ids
+        draws = noise(_CORRUPTED, ids.shape[1] + 1)
+        share = self.low_res_corruption * draws[:, :1]
+        vocabulary = self.transformer.low_res_codebook_size
+        others = ops.cast(noise(_REPLACEMENT, ids.shape[1]) * vocabulary, "int32")
+        return ops.where(draws[:, 1:] < share, others, ids)
 
     def _noise_keys(self, ids, training):
         if training:
@@ -320,6 +357,7 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
             "caption_dropout": self.caption_dropout,
             "train_text_encoder": self.train_text_encoder,
             "min_mask_rate": self.min_mask_rate,
+            "low_res_corruption": self.low_res_corruption,
             "seed": self.seed,
         }
 

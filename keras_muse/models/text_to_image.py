@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_muse.decoding import Sampler, decode
-from keras_muse.layers import register
+from keras_muse.layers import refuse_unknown, register
 from keras_muse.models.backbone import MuseBackbone
 from keras_muse.models.compilation import compile_inference
 from keras_muse.models.inputs import as_batches, as_num_steps, as_scales, as_seeds
@@ -56,6 +56,8 @@ class MuseTextToImage(PresetLoading, keras_hub.models.TextToImage):
     def __init__(self, backbone, preprocessor=None, samplers=None, **kwargs):
         if backbone.text_encoder is None:
             raise ValueError("`backbone` must have a text encoder: received none.")
+
+        refuse_unknown(kwargs, "compile")
 
         # === Functional Model ===
         super().__init__(inputs=backbone.input, outputs=backbone.output, **kwargs)
@@ -105,8 +107,8 @@ class MuseTextToImage(PresetLoading, keras_hub.models.TextToImage):
                 `"negative_prompts"` (what guidance leads away from; one string serves
                 all), or a `tf.data.Dataset` of batches of these. The empty prompt is
                 the unconditional picture.
-            num_steps: int, or one int a stage. Decoding steps, from 1 to the number of
-                image tokens. Defaults to the sampler's.
+            num_steps: int, or one int a stage, such as the paper's `(24, 8)`. Decoding
+                steps, from 1 to the number of image tokens. Defaults to the sampler's.
             guidance_scale: float, or one a stage, at least 0. s of
                 `uncond + s (cond - uncond)`; 1 is no guidance and costs no second
                 pass. Defaults to the sampler's.
@@ -186,14 +188,18 @@ class MuseTextToImage(PresetLoading, keras_hub.models.TextToImage):
         tokens = []
         for index, sampler in enumerate(samplers):
             rows = [text] if sampler.guidance_scale == 1.0 else [text, null]
+            if tokens:
+                # Without its caption a row still sees its low-res tokens.
+                rows = [{**row, "low_res_ids": tokens[-1]} for row in rows]
             tokens.append(self._decode_stage(index, sampler, rows, seeds, callback))
         return [np.asarray(ops.convert_to_numpy(ids), "int32") for ids in tokens]
 
-    def decode_images(self, tokens):
-        """Pixels of image tokens of the last stage.
+    def decode_images(self, tokens, stage=-1):
+        """Pixels of the image tokens of a stage.
 
         Args:
             tokens: (B, N) int32 in `[0, codebook_size)`.
+            stage: int. Whose tokens they are. Defaults to -1, the last.
 
         Returns:
             uint8 array (B, H, W, 3).
@@ -202,7 +208,7 @@ class MuseTextToImage(PresetLoading, keras_hub.models.TextToImage):
             TypeError: if the tokens are not integers.
             ValueError: if a token is out of range, or N is not the stage's.
         """
-        tokenizer, transformer = self.backbone.stages[-1]
+        tokenizer, transformer = self.backbone.stages[stage]
         tokens = np.asarray(tokens)
         if not np.issubdtype(tokens.dtype, np.integer):
             raise TypeError(f"`tokens` must be integers: received {tokens.dtype}.")
@@ -221,7 +227,7 @@ class MuseTextToImage(PresetLoading, keras_hub.models.TextToImage):
             images = tokenizer.decode(tokens, grid=transformer.grid_size)
             return ops.cast(ops.round(images * 255.0), "uint8")
 
-        function = self._compiled(("pixels",), pixels)
+        function = self._compiled(("pixels", tokenizer.name), pixels)
         return np.asarray(ops.convert_to_numpy(function(_int32(tokens))))
 
     def _encode_text(self, prompts):

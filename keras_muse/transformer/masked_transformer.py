@@ -1,37 +1,25 @@
 """The base model: masked image tokens and text in, a guess for every token out."""
 
-import types
-
 import keras
-import keras_hub
 from keras import ops
 
-from keras_muse.layers import Dense, Embedding, arguments, register
-from keras_muse.transformer.layers import (
-    MemoryProjection,
-    PositionEmbedding2D,
-    TransformerBlock,
+from keras_muse.layers import Embedding, arguments, refuse_unknown, register
+from keras_muse.transformer.base import (
+    TokenPredictor,
+    as_grid,
+    attention_bias,
+    image_input,
+    predictor_parts,
+    project,
+    text_inputs,
+    text_projection,
 )
 
 __all__ = ["MaskedTransformer", "attention_bias"]
 
 
-def attention_bias(padding_mask):
-    """What keeps attention from padded positions.
-
-    Args:
-        padding_mask: (B, L) bool. True where there is something to read. Every row
-            needs one such position: an all-masked row has wrong gradients on torch.
-
-    Returns:
-        (B, 1, 1, L) float32: 0 where the mask is true, -1e9 elsewhere.
-    """
-    mask = ops.cast(padding_mask, "float32")
-    return (mask[:, None, None, :] - 1.0) * 1e9
-
-
 @register
-class MaskedTransformer(keras_hub.models.Backbone):
+class MaskedTransformer(TokenPredictor):
     """A bidirectional transformer that predicts masked image tokens.
 
     The base model of Muse (arXiv 2301.00704, section 2.3): each layer has
@@ -106,189 +94,60 @@ class MaskedTransformer(keras_hub.models.Backbone):
         **kwargs,
     ):
         config = arguments(locals())
+        refuse_unknown(kwargs)
         if text_dim is not None and num_classes is not None:
             raise ValueError(
                 "Give `text_dim` or `num_classes`, not both: received "
                 f"text_dim={text_dim}, num_classes={num_classes}."
             )
-        if hidden_dim % num_heads:
-            raise ValueError(
-                "`num_heads` must divide `hidden_dim`: received "
-                f"num_heads={num_heads}, hidden_dim={hidden_dim}."
-            )
-        if isinstance(grid_size, int):
-            grid_size = (grid_size, grid_size)
-        config["grid_size"] = grid_size = tuple(grid_size)
+        config["grid_size"] = as_grid(grid_size)
         config["intermediate_dim"] = intermediate_dim or 4 * hidden_dim
         has_memory = text_dim is not None or num_classes is not None
-        # Keeps the variance of the residual stream independent of the depth.
-        output_scale = (2.0 * num_layers) ** -0.5
 
         # === Layers ===
-        token_embedding = Embedding(
-            codebook_size + 1, hidden_dim, dtype=dtype, name="token_embedding"
-        )
-        positions = PositionEmbedding2D(
-            grid_size, hidden_dim, dtype=dtype, name="positions"
-        )
-        # Without this norm the first layers see the positions alone, see the tests.
-        embedding_norm = keras.layers.LayerNormalization(
-            epsilon=1e-6, dtype=dtype, name="embedding_norm"
-        )
-        text_projection = label_embedding = None
+        parts = predictor_parts(config, dtype, has_memory)
+        parts.text_projection = parts.label_embedding = None
         if text_dim is not None:
-            text_projection = Dense(
-                hidden_dim, use_bias=False, dtype=dtype, name="text_projection"
-            )
+            parts.text_projection = text_projection(hidden_dim, dtype)
         if num_classes is not None:
-            label_embedding = Embedding(
+            parts.label_embedding = Embedding(
                 num_classes + 1,
                 hidden_dim,
                 embeddings_initializer="uniform",
                 dtype=dtype,
                 name="label_embedding",
             )
-        memory_projections = []
-        if has_memory:
-            memory_projections = [
-                MemoryProjection(
-                    hidden_dim,
-                    num_heads,
-                    use_qk_norm,
-                    dtype=dtype,
-                    name=f"memory_projection_{i}",
-                )
-                for i in range(num_layers)
-            ]
-        blocks = [
-            TransformerBlock(
-                hidden_dim,
-                num_heads,
-                config["intermediate_dim"],
-                use_cross_attention=has_memory,
-                use_qk_norm=use_qk_norm,
-                use_gated_mlp=use_gated_mlp,
-                dropout=dropout,
-                output_scale=output_scale,
-                dtype=dtype,
-                name=f"block_{i}",
-            )
-            for i in range(num_layers)
-        ]
-        head_dense = Dense(
-            hidden_dim, activation="gelu", dtype=dtype, name="head_dense"
-        )
-        head_norm = keras.layers.LayerNormalization(
-            epsilon=1e-6, dtype=dtype, name="head_norm"
-        )
-        head = Dense(
-            codebook_size,
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
-            dtype="float32",
-            name="head",
-        )
-        parts = types.SimpleNamespace(
-            token_embedding=token_embedding,
-            positions=positions,
-            embedding_norm=embedding_norm,
-            text_projection=text_projection,
-            label_embedding=label_embedding,
-            memory_projections=memory_projections,
-            blocks=blocks,
-            head_dense=head_dense,
-            head_norm=head_norm,
-            head=head,
-        )
 
         # === Functional Model ===
-        num_tokens = grid_size[0] * grid_size[1]
         inputs = {
-            "image_ids": keras.Input((num_tokens,), dtype="int32", name="image_ids")
+            "image_ids": image_input(config["grid_size"]),
+            **text_inputs(text_dim),
         }
-        if text_dim is not None:
-            inputs["text_embeddings"] = keras.Input(
-                (None, text_dim), name="text_embeddings"
-            )
-            inputs["padding_mask"] = keras.Input(
-                (None,), dtype="bool", name="padding_mask"
-            )
         if num_classes is not None:
             inputs["labels"] = keras.Input((), dtype="int32", name="labels")
         memory = _project_memory(parts, inputs)
-        outputs = head(_features(parts, inputs["image_ids"], memory))
-        super().__init__(inputs=inputs, outputs=outputs, dtype=dtype, **kwargs)
+        super().__init__(parts, config, inputs, memory, dtype=dtype, **kwargs)
 
-        # === Config ===
-        for name, part in vars(parts).items():
-            setattr(self, name, part)
-        for name, value in config.items():
-            if name != "dtype":
-                setattr(self, name, value)
-        self._config = {k: v for k, v in config.items() if k != "dtype"}
-
-    @property
-    def mask_id(self):
-        """The id of a masked token: `codebook_size`, an int."""
-        return self.codebook_size
-
-    @property
-    def num_tokens(self):
-        """N, the number of tokens of a picture, an int."""
-        return self.grid_size[0] * self.grid_size[1]
-
-    def project_memory(self, inputs):
+    def project_memory(self, inputs, training=None):
         """What all decoding steps of one prompt share.
 
         Args:
             inputs: dict, as in a call; `"image_ids"` is not looked at.
+            training: not used here.
 
         Returns:
             dict of `"keys"` and `"values"`, one (B, L, heads, D / heads) a layer, and
             `"bias"` (B, 1, 1, L). An empty dict for an unconditional model.
         """
+        del training
         return _project_memory(self, inputs)
-
-    def features(self, image_ids, memory, training=None):
-        """The last hidden state, one linear layer before the logits.
-
-        Guidance is linear, and so is `head`: mixing two predictions here is exact and
-        halves the cost of the head.
-
-        Args:
-            image_ids: (B, N) int32 in `[0, V]`.
-            memory: result of `project_memory`.
-            training: optional bool.
-
-        Returns:
-            (B, N, D) in the compute dtype.
-        """
-        return _features(self, image_ids, memory, training)
-
-    def get_config(self):
-        return {**super().get_config(), **self._config}
 
 
 def _project_memory(parts, inputs):
-    bias = None
     if parts.text_projection is not None:
-        memory = parts.text_projection(inputs["text_embeddings"])
-        bias = attention_bias(inputs["padding_mask"])
-    elif parts.label_embedding is not None:
-        memory = ops.expand_dims(parts.label_embedding(inputs["labels"]), 1)
-    else:
-        return {}
-    pairs = [project(memory) for project in parts.memory_projections]
-    keys, values = zip(*pairs)
-    projected = {"keys": list(keys), "values": list(values)}
-    return {**projected, "bias": bias} if bias is not None else projected
-
-
-def _features(parts, image_ids, memory, training=None):
-    x = parts.embedding_norm(parts.positions(parts.token_embedding(image_ids)))
-    for i, block in enumerate(parts.blocks):
-        if memory:
-            keys, values = memory["keys"][i], memory["values"][i]
-            x = block(x, keys, values, memory.get("bias"), training=training)
-        else:
-            x = block(x, training=training)
-    return parts.head_norm(parts.head_dense(x))
+        text = parts.text_projection(inputs["text_embeddings"])
+        return project(parts, text, attention_bias(inputs["padding_mask"]))
+    if parts.label_embedding is not None:
+        label = parts.label_embedding(inputs["labels"])
+        return project(parts, ops.expand_dims(label, 1))
+    return {}

@@ -56,13 +56,14 @@ def test_outputs_are_the_logits_of_every_stage(muse):
         {name: inputs[name] for name in ("token_ids", "padding_mask")}
     )
     for i, transformer in enumerate(muse.backbone.transformers):
-        alone = transformer(
-            {
-                "image_ids": ops.convert_to_tensor(inputs[f"image_ids_{i}"]),
-                "text_embeddings": embeddings,
-                "padding_mask": ops.convert_to_tensor(inputs["padding_mask"]),
-            }
-        )
+        rows = {
+            "image_ids": ops.convert_to_tensor(inputs[f"image_ids_{i}"]),
+            "text_embeddings": embeddings,
+            "padding_mask": ops.convert_to_tensor(inputs["padding_mask"]),
+        }
+        if i:
+            rows["low_res_ids"] = ops.convert_to_tensor(inputs[f"image_ids_{i - 1}"])
+        alone = transformer(rows)
         np.testing.assert_allclose(
             logits[f"logits_{i}"], ops.convert_to_numpy(alone), rtol=1e-5, atol=1e-5
         )

@@ -7,6 +7,8 @@ import pytest
 
 from keras_muse import presets
 from keras_muse.data import shapes, shapes_checker
+from keras_muse.models import MuseMaskedImageModel
+from keras_muse.recipes.measures import TextUse, turn_round
 
 CAPTION = "three small red circles on a black background"
 
@@ -40,6 +42,26 @@ def test_the_same_tokens_on_every_backend(muse, held_out, parity):
     seeds = np.arange(16, dtype="int32")
     (tokens,) = muse.generate_tokens(held_out[:16], None, seeds)
     parity("muse_shapes_tokens", tokens)
+
+
+def test_words_are_bound_to_their_groups(muse):
+    use = TextUse(muse.backbone, muse.preprocessor, seed=5, count=64)
+    true = use.cross_entropy(use.captions)
+    turned = use.cross_entropy([turn_round(caption) for caption in use.captions])
+    unread = use.cross_entropy([""] * len(use.captions))
+    # Half of the captions hold a relation. A bag of words finds both as likely.
+    assert true + 0.5 < turned
+    assert turned < unread
+
+
+def test_the_transformer_knows_the_tokens_of_its_tokenizer(muse):
+    # Weights are rounded when they are stored: a cell must not change its code then.
+    trainer = MuseMaskedImageModel(muse.backbone, muse.preprocessor)
+    images, captions = shapes.examples("held_out_captions", 0, 64, seed=6)
+    rows = {"images": images, "captions": np.array(captions)}
+    logs = trainer.evaluate(rows, verbose=0, return_dict=True)
+    assert logs["loss_0.00_0.25"] < 0.2
+    assert logs["loss"] < 0.6
 
 
 @pytest.mark.slow
