@@ -2,7 +2,7 @@
 
     python benchmarks/training_curves.py runs/muse_shapes
 
-Copies `tokenizer.csv` and `base.csv` of the folder to
+Copies `tokenizer.csv`, `lessons.csv` and `base.csv` of the folder to
 benchmarks/results/train_muse_shapes/ and draws curves.png beside them.
 """
 
@@ -20,8 +20,13 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "train_muse_shapes"
 PANELS = (
     ("tokenizer.csv", "tokenizer: PSNR, dB", ("test_psnr",)),
     ("tokenizer.csv", "tokenizer: agreement, usage", ("test_agreement", "test_usage")),
+    ("lessons.csv", "lessons: weighted cross-entropy, nats", ("loss",)),
     ("base.csv", "base: masked cross-entropy, nats", ("loss",)),
-    ("base.csv", "base: object tokens, empty canvas, nats", ("cond", "uncond")),
+    (
+        "base.csv",
+        "base: object tokens, empty canvas, nats",
+        ("cond", "cond_turned", "uncond"),
+    ),
     (
         "base.csv",
         "base: agreement while training (128 pictures)",

@@ -39,7 +39,7 @@ def main():
     )
     parser.add_argument("--folder", default="runs/muse_shapes")
     parser.add_argument("--tokenizer-steps", type=int, default=3600)
-    parser.add_argument("--pictures", type=int, default=320_000)
+    parser.add_argument("--pictures", type=int, default=560_000)
     parser.add_argument("--precision", default="mixed_bfloat16")
     parser.add_argument("--steps-per-epoch", type=int, default=250)
     parser.add_argument("--batch-size", type=int, default=64)

@@ -57,6 +57,7 @@ __all__ = [
     "caption_key",
     "captioned_scenes",
     "dataset",
+    "endless",
     "examples",
     "render",
     "scenes",
@@ -276,21 +277,40 @@ def dataset(split, seed, scale=1, batch_size=32, start=0, two_groups=0.5):
         `tf.data.Dataset` of `{"images": (batch_size, 64 * scale, 64 * scale, 3) uint8,
         "captions": (batch_size,) string}`.
     """
+    captioned_scenes(split, start, 0, seed, two_groups)  # refuse bad arguments here
+
+    def batch(first):
+        images, captions = examples(split, first, batch_size, seed, scale, two_groups)
+        return {"images": images, "captions": captions}
+
+    return endless(batch, batch_size, start)
+
+
+def endless(batch, batch_size, start=0):
+    """A dataset without end of what a function makes.
+
+    Args:
+        batch: function from the index of the first row, an int, to a dict of arrays of
+            `batch_size` rows, the same function of the index at every time.
+        batch_size: int.
+        start: int. Index of the first row. Defaults to 0.
+
+    Returns:
+        `tf.data.Dataset` of `batch(start)`, `batch(start + batch_size)`, ...
+    """
     import tensorflow as tf
 
     def batches():
         first = start
         while True:
-            images, captions = examples(
-                split, first, batch_size, seed, scale, two_groups
-            )
-            yield {"images": images, "captions": captions}
+            yield batch(first)
             first += batch_size
 
-    captioned_scenes(split, start, 0, seed, two_groups)  # refuse bad arguments here
     signature = {
-        "images": tf.TensorSpec((batch_size, *picture_shape(scale)), tf.uint8),
-        "captions": tf.TensorSpec((batch_size,), tf.string),
+        name: tf.TensorSpec(value.shape, value.dtype)
+        for name, value in (
+            (name, tf.convert_to_tensor(value)) for name, value in batch(start).items()
+        )
     }
     data = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return data.prefetch(2)

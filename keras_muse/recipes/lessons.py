@@ -81,22 +81,13 @@ def dataset(seed, batch_size=32, start=0):
         `tf.data.Dataset` of dicts: `"images"` (B, 64, 64, 3) uint8, `"captions"` (B,)
         string, `"token_weights"` (B, 64) float32.
     """
-    import tensorflow as tf
 
-    def batches():
-        first = start
-        while True:
-            pairs = [lesson(seed, first + row) for row in range(batch_size)]
-            yield {
-                "images": np.stack([shapes.render(scene) for scene, _ in pairs]),
-                "captions": [text for _, text in pairs],
-                "token_weights": np.stack([token_weights(scene) for scene, _ in pairs]),
-            }
-            first += batch_size
+    def batch(first):
+        pairs = [lesson(seed, first + row) for row in range(batch_size)]
+        return {
+            "images": np.stack([shapes.render(scene) for scene, _ in pairs]),
+            "captions": [text for _, text in pairs],
+            "token_weights": np.stack([token_weights(scene) for scene, _ in pairs]),
+        }
 
-    signature = {
-        "images": tf.TensorSpec((batch_size, *shapes.picture_shape(1)), tf.uint8),
-        "captions": tf.TensorSpec((batch_size,), tf.string),
-        "token_weights": tf.TensorSpec((batch_size, shapes.GRID**2), tf.float32),
-    }
-    return tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return shapes.endless(batch, batch_size, start)

@@ -41,7 +41,7 @@ SAMPLER = Sampler(
 def train(
     folder,
     tokenizer_steps=3600,
-    pictures=320_000,
+    pictures=560_000,
     precision="mixed_bfloat16",
     steps_per_epoch=250,
     batch_size=64,
@@ -54,7 +54,7 @@ def train(
         folder: str or path. Gets `tokenizer/`, `preset/`, the logs `tokenizer.csv`
             and `base.csv`, and a checkpoint of each training.
         tokenizer_steps: int. Steps of 32 pictures. Defaults to 3600.
-        pictures: int. Pictures that the base is trained on. Defaults to 320,000.
+        pictures: int. Pictures that the base is trained on. Defaults to 560,000.
         precision: dtype policy of the base and the text encoder in training. Defaults
             to `"mixed_bfloat16"`.
         steps_per_epoch: int. Steps between two checkpoints. Defaults to 250.
