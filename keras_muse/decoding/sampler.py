@@ -140,6 +140,9 @@ def decode(
 
     Returns:
         (B, N) int32. After the last step no `mask_id` is left.
+
+    Raises:
+        ValueError: if `start` is an int above 0 and there is no `num_start`.
     """
     num_tokens = image_ids.shape[1]
     num_steps = sampler.num_steps if num_steps is None else num_steps
@@ -148,6 +151,11 @@ def decode(
     if guidance_scale is None:
         guidance_scale = ops.full(ops.shape(seeds), sampler.guidance_scale, "float32")
     if num_start is None:
+        if isinstance(start, int) and start > 0:
+            raise ValueError(
+                "`num_start` must be given when decoding goes on: received "
+                f"start={start}, num_start=None."
+            )
         num_start = ops.sum(ops.cast(image_ids == mask_id, "int32"), axis=1)
 
     def step(i, ids):

@@ -178,6 +178,12 @@ def test_one_step_at_a_time_equals_the_whole_run():
     np.testing.assert_array_equal(whole, trace[-1])
 
 
+def test_going_on_needs_the_number_of_the_start():
+    ids, seeds = (ops.convert_to_tensor(x, "int32") for x in (masked_ids(), SEEDS))
+    with pytest.raises(ValueError, match="`num_start` must be given.*start=2"):
+        decode(predict, ids, seeds, Sampler(num_steps=4), MASK, start=2)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_known_tokens_never_change_and_counts_follow_each_hole(schedule):
     sampler = Sampler(num_steps=7, mask_schedule=schedule, choice_temperature=50.0)
