@@ -5,8 +5,9 @@
 It trains the image tokenizer, then the base transformer together with its small text
 encoder, first on lessons (keras_muse/recipes/lessons.py), and writes a preset.
 Everything is drawn from one seed. Kill it whenever you like: the same command goes on
-from the last checkpoint. It runs on CPU or on a GPU, on every backend. The recipe itself
-is keras_muse/recipes/muse_shapes.py; the command `keras-muse train-shapes` runs it too.
+from the last checkpoint. It runs on CPU or on a GPU, on every backend. The recipe
+itself is keras_muse/recipes/muse_shapes.py; the command `keras-muse train-shapes`
+runs it too.
 
 On Linux, keep glibc from handing memory back after every tensor:
     export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
