@@ -26,14 +26,14 @@ __all__ = ["WarmupStableDecay", "train"]
 SEED = 7
 TEXT_LENGTH = 20
 LESSONS = 0.08  # share of the pictures that are lessons
-# What did best on 200 held-out captions. Noise this strong makes the order of the
-# tokens random: by confidence alone background comes first, and then there is no room
-# left for objects.
+# Noise this strong makes the order of the tokens random: by confidence alone background
+# comes first, and then there is no room left for objects. On 200 held-out captions,
+# temperatures from 0.7 to 1 and guidance from 1.2 to 1.5 do equally well.
 SAMPLER = Sampler(
     num_steps=24,
-    guidance_scale=1.5,
+    guidance_scale=1.4,
     guidance_schedule="constant",
-    temperature=0.7,
+    temperature=0.8,
     choice_temperature=50.0,
 )
 
