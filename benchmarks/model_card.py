@@ -8,6 +8,7 @@ the preset. Run benchmarks/shapes_agreement.py first.
 
 import json
 import pathlib
+import textwrap
 
 import keras_muse
 from keras_muse import presets
@@ -105,6 +106,13 @@ def settings(samplers):
     return table(("", *names), rows)
 
 
+def wrapped(paragraph):
+    """Text in lines of one length; headings and tables as they are."""
+    if paragraph.startswith(("#", "|")):
+        return paragraph
+    return textwrap.fill(" ".join(paragraph.split()), 88, break_on_hyphens=False)
+
+
 def main():
     """Writes the card."""
     report = json.loads((RESULTS / "shapes_agreement.json").read_text())
@@ -118,7 +126,8 @@ def main():
         settings=settings(report["about"]["sampler"]),
     )
     folder = pathlib.Path(presets.describe("muse_shapes")["path"])
-    (folder / "README.md").write_text(card)
+    paragraphs = [wrapped(paragraph) for paragraph in card.split("\n\n")]
+    (folder / "README.md").write_text("\n\n".join(paragraphs).rstrip() + "\n")
 
 
 if __name__ == "__main__":
