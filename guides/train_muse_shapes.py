@@ -48,6 +48,8 @@ def main():
     parser.add_argument("--precision", default="mixed_bfloat16")
     parser.add_argument("--steps-per-epoch", type=int, default=250)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--super-resolution-pictures", type=int, default=40_000)
+    parser.add_argument("--initial-preset")
     options = parser.parse_args()
 
     from keras_muse.recipes import muse_shapes

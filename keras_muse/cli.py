@@ -134,6 +134,9 @@ def make_parser():
     train.add_argument("--tokenizer-steps", type=positive, help="of 32 pictures")
     train.add_argument("--pictures", type=positive, help="to train the base on")
     train.add_argument("--precision", help="dtype policy of the base")
+    train.add_argument(
+        "--initial-preset", help="preset whose base is to learn on (none)"
+    )
     return parser
 
 
@@ -258,15 +261,19 @@ def run_presets(options):
             print(f"{name}: {presets.describe(name)['description']}")
         return
     entry = presets.describe(options.name)
-    presets.verify(entry["path"])
+    parts = presets.parts(options.name)
     for key, value in entry.items():
         print(f"{key}: {value}")
+    print("parts:")
+    for part in parts:
+        count = f"{part['parameters']:,} parameters"
+        print(f"  {part['name']}: {part['class']}, {part['size']}, {count}")
 
 
 def run_train_shapes(options):
     """`keras-muse train-shapes`."""
     say_backend()
-    names = ("tokenizer_steps", "pictures", "precision")
+    names = ("tokenizer_steps", "pictures", "precision", "initial_preset")
     given = {name: getattr(options, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
     print(muse_shapes.train(options.folder, **given))

@@ -218,7 +218,9 @@ def test_presets(capsys, monkeypatch, preset):
     out = capsys.readouterr().out
     assert all(name in out for name in keras_muse.presets.names())
     assert cli.main(["presets", "muse_shape"]) == 1
-    assert "must be one of ['muse_shapes']" in capsys.readouterr().err
+    assert (
+        "`name` must be one of ['muse_shapes', 'muse_268m'" in capsys.readouterr().err
+    )
     table = keras_muse.presets.table.PRESETS
     entry = {**table["muse_shapes"], "folder": pathlib.Path(preset)}
     monkeypatch.setitem(table, "muse_shapes", entry)

@@ -58,6 +58,7 @@ def test_recipe_runs_and_resumes(tmp_path):
     recipe = [str(ROOT / "guides" / "train_muse_shapes.py"), "--folder", "run"]
     small = ["--tokenizer-steps", "4", "--pictures", "64", "--steps-per-epoch", "2"]
     small += ["--batch-size", "8", "--precision", "float32"]
+    small += ["--super-resolution-pictures", "8"]
     run(recipe + small, tmp_path)
     preset = tmp_path / "run" / "preset"
     assert (preset / "model.weights.h5").exists()
@@ -67,3 +68,8 @@ def test_recipe_runs_and_resumes(tmp_path):
     run(recipe + small, tmp_path)
     assert (tmp_path / "run" / "base.csv").read_text() == log
     assert (preset / "model.weights.h5").read_bytes() == weights
+    # The base of a preset goes on.
+    more = [*recipe[:-1], "more", "--initial-preset", "run/preset", *small]
+    run(more, tmp_path)
+    assert (tmp_path / "more" / "base_2.csv").exists()
+    assert (tmp_path / "more" / "preset" / "model.weights.h5").exists()

@@ -9,12 +9,13 @@ from keras import ops
 from keras_muse.image_tokenizer.autoencoder import build_decoder, build_encoder
 from keras_muse.image_tokenizer.images import unit_images
 from keras_muse.layers import arguments, refuse_unknown, register, set_trainable
+from keras_muse.presets.loading import PresetLoading
 
 __all__ = ["VQGAN"]
 
 
 @register
-class VQGAN(keras_hub.models.Backbone):
+class VQGAN(PresetLoading, keras_hub.models.Backbone):
     """A fully convolutional autoencoder whose embeddings are quantized.
 
     It is VQGAN (Esser et al. 2021) without attention, as in Muse, so images of any

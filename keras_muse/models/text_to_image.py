@@ -166,9 +166,18 @@ class MuseTextToImage(PresetLoading, keras_hub.models.TextToImage):
         return images[0] if is_single else images
 
     def generate_tokens(
-        self, prompts, negative_prompts, seeds, samplers=None, callback=None
+        self,
+        prompts,
+        negative_prompts,
+        seeds,
+        samplers=None,
+        callback=None,
+        tokens=(),
     ):
         """Image tokens of every stage, base first.
+
+        With the tokens of a picture's first stages given, the stages behind them
+        translate that picture.
 
         Args:
             prompts: list of B strings.
@@ -176,23 +185,46 @@ class MuseTextToImage(PresetLoading, keras_hub.models.TextToImage):
             seeds: (B,) int32.
             samplers: list of `Sampler`, one a stage. Defaults to the preset's.
             callback: as of `generate`.
+            tokens: list of (B, N) int32 arrays, the tokens of the first stages if they
+                are there already. Defaults to none.
 
         Returns:
             list of (B, N) int32 arrays.
+
+        Raises:
+            ValueError: if the shape of given tokens is not the stage's, or all stages
+                are given.
         """
         samplers = samplers or self.samplers
         text = self._encode_text(prompts)
         null = None
         if any(sampler.guidance_scale != 1.0 for sampler in samplers):
             null = self._encode_text(negative_prompts or [""] * len(prompts))
-        tokens = []
-        for index, sampler in enumerate(samplers):
+        tokens = self._given_tokens(tokens, len(prompts))
+        for index in range(len(tokens), len(samplers)):
+            sampler = samplers[index]
             rows = [text] if sampler.guidance_scale == 1.0 else [text, null]
             if tokens:
                 # Without its caption a row still sees its low-res tokens.
                 rows = [{**row, "low_res_ids": tokens[-1]} for row in rows]
             tokens.append(self._decode_stage(index, sampler, rows, seeds, callback))
         return [np.asarray(ops.convert_to_numpy(ids), "int32") for ids in tokens]
+
+    def _given_tokens(self, tokens, count):
+        stages = self.backbone.stages
+        if len(tokens) >= len(stages):
+            raise ValueError(
+                "`tokens` must leave a stage to decode, at most "
+                f"{len(stages) - 1} may be given: received {len(tokens)}."
+            )
+        for index, ids in enumerate(tokens):
+            wanted = (count, stages[index].transformer.num_tokens)
+            if tuple(ids.shape) != wanted:
+                raise ValueError(
+                    f"`tokens[{index}]` must have the shape {wanted}: received "
+                    f"{tuple(ids.shape)}."
+                )
+        return [_int32(ids) for ids in tokens]
 
     def decode_images(self, tokens, stage=-1):
         """Pixels of the image tokens of a stage.

@@ -1,10 +1,11 @@
 """Names to weights: which presets there are, where they lie, whether they are whole."""
 
 from keras_muse.presets.loading import verify
+from keras_muse.presets.parts import parts
 from keras_muse.presets.storage import store_as_float16
 from keras_muse.presets.table import describe, names
 
-__all__ = ["describe", "load", "names", "store_as_float16", "verify"]
+__all__ = ["describe", "load", "names", "parts", "store_as_float16", "verify"]
 
 
 def load(preset="muse_shapes", **kwargs):

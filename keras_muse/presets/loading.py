@@ -4,7 +4,8 @@ import hashlib
 import json
 import pathlib
 
-from keras_muse.presets.table import PRESETS, describe
+from keras_muse.presets.architectures import ARCHITECTURES
+from keras_muse.presets.table import PRESETS, describe, names
 
 __all__ = ["PresetLoading", "resolve", "verify", "write_checksums"]
 
@@ -23,11 +24,32 @@ class PresetLoading:
     def from_preset(cls, preset, *args, **kwargs):
         """Loads a preset; see the class of KerasHub for the other arguments.
 
+        A preset that is a configuration without weights needs `load_weights=False`,
+        and takes the arguments of its class in place of its own.
+
         Raises:
-            ValueError: if the preset is unknown (the message lists the names), or a
-                file is missing, truncated or changed (the message names it).
+            ValueError: if the preset is unknown (the message lists the names), it is
+                none of this class or has no weights, or a file is missing, truncated
+                or changed (the message names it).
         """
+        if str(preset) in ARCHITECTURES:
+            return cls._from_architecture(str(preset), *args, **kwargs)
         return super().from_preset(resolve(preset), *args, **kwargs)
+
+    @classmethod
+    def _from_architecture(cls, name, load_weights=True, **kwargs):
+        architecture = ARCHITECTURES[name]
+        if not issubclass(architecture.model_class(), cls):
+            raise ValueError(
+                f"`preset` {name!r} is one of `{architecture.kind}`: received it for "
+                f"`{cls.__name__}`."
+            )
+        if load_weights:
+            raise ValueError(
+                f"`load_weights` must be False for {name!r}, a configuration without "
+                "weights: received True."
+            )
+        return architecture.build(**kwargs)
 
     def save_to_preset(self, preset_dir, *args, **kwargs):
         """Saves to a folder, with checksums; see the class of KerasHub."""
@@ -39,7 +61,7 @@ class _Presets:
     """The class property `presets`: names and what is known of them."""
 
     def __get__(self, instance, owner):
-        return {name: describe(name) for name in PRESETS}
+        return {name: describe(name) for name in names()}
 
 
 PresetLoading.presets = _Presets()
@@ -63,7 +85,7 @@ def resolve(preset):
     folder = PRESETS[name]["folder"] if name in PRESETS else pathlib.Path(name)
     if name not in PRESETS and not folder.is_dir():
         raise ValueError(
-            f"`preset` must be one of {sorted(PRESETS)}, a local folder, or a handle "
+            f"`preset` must be one of {names()}, a local folder, or a handle "
             f"such as 'hf://user/name' or 'kaggle://...': received {name!r}."
         )
     verify(folder)

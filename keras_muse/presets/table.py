@@ -2,6 +2,8 @@
 
 import pathlib
 
+from keras_muse.presets.architectures import ARCHITECTURES
+
 __all__ = ["PRESETS", "describe", "names"]
 
 _HERE = pathlib.Path(__file__).parent
@@ -21,12 +23,12 @@ PRESETS = {
 
 
 def names():
-    """The built-in presets.
+    """The built-in presets: those with weights, then the paper's configurations.
 
     Returns:
         list of str.
     """
-    return sorted(PRESETS)
+    return [*sorted(PRESETS), *sorted(ARCHITECTURES)]
 
 
 def describe(name):
@@ -36,11 +38,15 @@ def describe(name):
         name: str.
 
     Returns:
-        dict with `"description"`, `"image_size"` (H, W), `"license"` and `"path"`.
+        dict with `"description"` and `"license"`. If there are weights, also
+        `"image_size"` (H, W) and `"path"`; otherwise `"class"` and its arguments, those
+        `"published"` in the paper and those `"chosen"` here.
 
     Raises:
         ValueError: if the name is unknown; the message lists the names.
     """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name].describe()
     if name not in PRESETS:
         raise ValueError(f"`name` must be one of {names()}: received {name!r}.")
     entry = PRESETS[name]

@@ -10,9 +10,11 @@ import numpy as np
 from keras import ops
 
 from keras_muse.data import shapes, shapes_checker
-from keras_muse.models import MuseTextToImage
+from keras_muse.image_tokenizer import downscale
+from keras_muse.models import MuseBackbone, MuseTextToImage
+from keras_muse.models.compilation import compile_inference
 
-__all__ = ["Log", "TextUse", "reconstruction_quality"]
+__all__ = ["Log", "TextUse", "Translation", "reconstruction_quality"]
 
 
 class Log(keras.callbacks.Callback):
@@ -57,8 +59,15 @@ class Log(keras.callbacks.Callback):
 
 def reconstruction_quality(vqgan, images, captions):
     """PSNR, caption agreement and codebook usage of reconstructions."""
-    tokens = ops.convert_to_numpy(vqgan.encode(images))
-    decoded = ops.convert_to_numpy(vqgan.decode(tokens))
+    encode = compile_inference(vqgan, vqgan.encode)
+    decode = compile_inference(vqgan, vqgan.decode)
+    tokens, decoded = [], []
+    # A larger decoder fills the memory with 500 pictures at once.
+    for batch in np.split(images, range(50, len(images), 50)):
+        ids = encode(ops.convert_to_tensor(batch))
+        tokens.append(ops.convert_to_numpy(ids))
+        decoded.append(ops.convert_to_numpy(decode(ids)))
+    tokens, decoded = np.concatenate(tokens), np.concatenate(decoded)
     error = np.mean((decoded - images / 255.0) ** 2, axis=(1, 2, 3))
     agreement = shapes_checker.agreement(np.uint8(np.round(decoded * 255)), captions)
     return {
@@ -95,6 +104,8 @@ class TextUse:
 
     def __init__(self, backbone, preprocessor, seed, count=128):
         """Takes `count` held-out captions and their pictures."""
+        # Of a cascade the base alone: the parts are shared, not copied.
+        backbone = MuseBackbone(backbone.text_encoder, backbone.stages[:1])
         self.backbone, self.preprocessor = backbone, preprocessor
         images, self.captions = shapes.examples("held_out_captions", 0, count, seed)
         vqgan, transformer = backbone.stages[0]
@@ -141,3 +152,35 @@ class TextUse:
             self.tokens, ops.convert_to_tensor(logits), from_logits=True
         )
         return float(np.mean(ops.convert_to_numpy(losses)[self.is_object]))
+
+
+class Translation:
+    """How well the second stage translates the tokens of downscaled pictures."""
+
+    def __init__(self, backbone, preprocessor, samplers, seed, count=64):
+        """Takes `count` held-out captions and their pictures."""
+        self.muse = MuseTextToImage(backbone, preprocessor, samplers)
+        height, width, _ = backbone.image_shape
+        self.images, self.captions = shapes.examples(
+            "held_out_captions", 0, count, seed, scale=height // 64
+        )
+        low_res = downscale(self.images, height // 2, width // 2)
+        self.tokens = [
+            ops.convert_to_numpy(stage.image_tokenizer.encode(images))
+            for stage, images in zip(backbone.stages, (low_res, self.images))
+        ]
+
+    def __call__(self):
+        """The numbers of one moment of the training."""
+        seeds = np.arange(len(self.captions), dtype="int32")
+        tokens = self.muse.generate_tokens(
+            self.captions, None, seeds, tokens=self.tokens[:1]
+        )[-1]
+        images = self.muse.decode_images(tokens)
+        error = np.mean((images / 255.0 - self.images / 255.0) ** 2, axis=(1, 2, 3))
+        agreement = shapes_checker.agreement(images, self.captions)
+        return {
+            "test_tokens": round(float(np.mean(tokens == self.tokens[1])), 4),
+            "test_psnr": round(float(np.mean(-10 * np.log10(error + 1e-10))), 2),
+            "test_agreement": round(float(np.mean(agreement["exact"])), 4),
+        }

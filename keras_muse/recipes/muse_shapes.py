@@ -3,12 +3,10 @@
 import pathlib
 
 import keras
-from keras import ops
 
 from keras_muse.data import shapes
 from keras_muse.decoding import Sampler
-from keras_muse.image_tokenizer import VQGAN, VectorQuantizer, VQGANTrainer
-from keras_muse.layers import register, set_trainable
+from keras_muse.layers import set_trainable
 from keras_muse.models import (
     MuseBackbone,
     MuseMaskedImageModel,
@@ -17,24 +15,31 @@ from keras_muse.models import (
 )
 from keras_muse.presets import store_as_float16
 from keras_muse.recipes import lessons
-from keras_muse.recipes.measures import Log, TextUse, reconstruction_quality
+from keras_muse.recipes.fitting import fit, muon
+from keras_muse.recipes.measures import Log, TextUse, Translation
+from keras_muse.recipes.tokenizers import train_decoder, train_tokenizer
 from keras_muse.text import MuseTokenizer, T5TextEncoder, train_vocabulary
-from keras_muse.transformer import MaskedTransformer
+from keras_muse.transformer import MaskedTransformer, SuperResolutionTransformer
 
-__all__ = ["WarmupStableDecay", "train"]
+__all__ = ["train"]
 
 SEED = 7
 TEXT_LENGTH = 20
 LESSONS = 0.08  # share of the pictures that are lessons
-# Noise this strong makes the order of the tokens random: by confidence alone background
-# comes first, and then there is no room left for objects. On 200 held-out captions,
-# temperatures from 0.7 to 1 and guidance from 1.2 to 1.5 do equally well.
-SAMPLER = Sampler(
-    num_steps=24,
-    guidance_scale=1.4,
-    guidance_schedule="constant",
-    temperature=0.8,
-    choice_temperature=50.0,
+SAMPLERS = (
+    # Noise this strong makes the order of the tokens random: by confidence alone
+    # background comes first, and then there is no room left for objects. On 200
+    # held-out captions, temperatures from 0.7 to 1 and guidance from 1.2 to 1.5 do
+    # equally well.
+    Sampler(
+        num_steps=24,
+        guidance_scale=1.4,
+        guidance_schedule="constant",
+        temperature=0.8,
+        choice_temperature=50.0,
+    ),
+    # Nearly all is said by the low-res tokens: no guidance, which costs a second pass.
+    Sampler(num_steps=8, temperature=0.0, choice_temperature=0.0),
 )
 
 
@@ -45,57 +50,59 @@ def train(
     precision="mixed_bfloat16",
     steps_per_epoch=250,
     batch_size=64,
+    super_resolution_pictures=40_000,
+    initial_preset=None,
 ):
-    """Trains the image tokenizer, then the base with its text encoder.
+    """Trains all parts: tokenizers, text encoder, base, super-resolution, decoder.
 
     What is finished in `folder` is not trained again, and what was stopped goes on.
+    With `initial_preset` the base tokenizer and the text encoder stay what they are,
+    and the base goes on learning from pictures that it has not seen.
 
     Args:
-        folder: str or path. Gets `tokenizer/`, `preset/`, the logs `tokenizer.csv`
-            and `base.csv`, and a checkpoint of each training.
-        tokenizer_steps: int. Steps of 32 pictures. Defaults to 3600.
+        folder: str or path. Gets `preset/`, the image tokenizers, and a log and a
+            checkpoint of each training.
+        tokenizer_steps: int. Steps of the base tokenizer, of 32 pictures each; the
+            high-res tokenizer gets a quarter of its pictures, the larger decoder a
+            sixth. Defaults to 3600.
         pictures: int. Pictures that the base is trained on. Defaults to 560,000.
-        precision: dtype policy of the base and the text encoder in training. Defaults
-            to `"mixed_bfloat16"`.
+        precision: dtype policy of the transformers and the text encoder in training.
+            Defaults to `"mixed_bfloat16"`.
         steps_per_epoch: int. Steps between two checkpoints. Defaults to 250.
         batch_size: int. Pictures of a step of the base. Defaults to 64.
+        super_resolution_pictures: int. Pictures that the super-resolution stage is
+            trained on. Defaults to 40,000.
+        initial_preset: optional str, a preset that this recipe made. Defaults to
+            `None`: from nothing.
 
     Returns:
         `pathlib.Path` of the preset.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    often = min(200, steps_per_epoch)
+    settings = (precision, steps_per_epoch, batch_size)
     keras.utils.set_random_seed(SEED)
-    vqgan = train_tokenizer(folder, tokenizer_steps, min(200, steps_per_epoch))
+    if initial_preset is None:
+        vqgan = train_tokenizer(folder, tokenizer_steps, often)
+        keras.utils.set_random_seed(SEED)
+        backbone, preprocessor = train_base(folder, vqgan, pictures, *settings)
+    else:
+        backbone, preprocessor = prolong_base(
+            folder, initial_preset, pictures, *settings
+        )
     keras.utils.set_random_seed(SEED)
-    backbone, preprocessor = train_base(
-        folder, vqgan, pictures, precision, steps_per_epoch, batch_size
+    high_res_steps = max(tokenizer_steps // 2, often)
+    often = min(100, often)
+    vqgan = train_tokenizer(folder, high_res_steps, often, batch_size=16, stage=1)
+    backbone = train_super_resolution(
+        folder, backbone, preprocessor, vqgan, super_resolution_pictures, *settings
     )
+    keras.utils.set_random_seed(SEED)
+    decoder_steps = max(2 * high_res_steps // 3, often)
+    large = train_decoder(folder, vqgan, decoder_steps, often, batch_size=16)
+    backbone = backbone.replace_image_tokenizer(1, large)
     return save_preset(folder, backbone, preprocessor)
-
-
-def make_tokenizer(stage=0):
-    """One token for 8 x 8 pixels, of 64 x 64 at stage 0 and of 128 x 128 at stage 1.
-
-    A token of stage 0 is a cell of the world, of which there are 340; a token of
-    stage 1 is a quarter of one, of which there are 731, some of them rare.
-    """
-    quantizer = (
-        VectorQuantizer(512, 32, name="quantizer"),
-        VectorQuantizer(1024, 32, revival_threshold=0.01, name="quantizer"),
-    )[stage]
-    return VQGAN(
-        quantizer,
-        base_channels=16,
-        channel_multipliers=(1, 4),
-        strides=(8,),
-        num_residual_blocks=(0, 1),
-        groups=8,
-        upsampling="depth_to_space",
-        local_encoder=True,
-        dtype="float32",
-        name=("image_tokenizer", "high_res_tokenizer")[stage],
-    )
 
 
 def make_preprocessor():
@@ -146,85 +153,6 @@ def start_with_neighbours(text_encoder):
     table.assign(keras.random.normal(table.shape, seed=SEED))
 
 
-@register
-class WarmupStableDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Warm-up, a plateau, a linear decay to zero: a plateau can be prolonged."""
-
-    def __init__(self, peak, warmup, decay_start, decay_end):
-        """Peak rate and the three steps at which the schedule bends."""
-        self.peak = peak
-        self.warmup = warmup
-        self.decay_start = decay_start
-        self.decay_end = decay_end
-
-    def __call__(self, step):
-        """The learning rate of a step."""
-        step = ops.cast(step, "float32")
-        length = max(self.decay_end - self.decay_start, 1)
-        left = (self.decay_end - step) / length
-        return self.peak * ops.clip(ops.minimum(step / self.warmup, left), 0.0, 1.0)
-
-    def get_config(self):
-        """The arguments."""
-        return vars(self)
-
-
-def train_tokenizer(folder, steps, steps_per_epoch, batch_size=32, stage=0):
-    """Trains the VQGAN of a stage on reconstruction; returns it."""
-    name = ("tokenizer", "high_res_tokenizer")[stage]
-    done = folder / name
-    if done.exists():
-        return VQGAN.from_preset(str(done))
-    vqgan = make_tokenizer(stage)
-    fit_tokenizer(folder, name, vqgan, steps, steps_per_epoch, batch_size, stage)
-    vqgan.save_to_preset(done)
-    # Before a transformer learns its tokens: rounding moves some cells to a code that
-    # lies beside theirs.
-    store_as_float16(done)
-    return VQGAN.from_preset(str(done))
-
-
-def fit_tokenizer(folder, name, vqgan, steps, steps_per_epoch, batch_size, stage):
-    """Trains what is trainable of a VQGAN on the pictures of a stage."""
-    trainer = VQGANTrainer(vqgan)
-    trainer.compile(
-        keras.optimizers.Adam(
-            WarmupStableDecay(2e-3, 100, int(0.6 * steps), steps),
-            beta_2=0.99,
-            global_clipnorm=1.0,
-        ),
-        reconstruction="l2",
-        reconstruction_weight=10.0,
-    )
-    scale = 2**stage
-    images, captions = shapes.examples("held_out_captions", 0, 500, SEED + 1, scale)
-    log = Log(
-        folder / f"{name}.csv",
-        batch_size * steps_per_epoch,
-        lambda: reconstruction_quality(vqgan, images, captions),
-    )
-    # Fresh scenes for ever; a resumed run goes on where the stream was cut off.
-    pictures = shapes.dataset(
-        "train", SEED, scale, batch_size, start=log.pictures_seen()
-    ).map(lambda batch: batch["images"])
-    fit(trainer, folder / f"{name}_backup", log, pictures, steps, steps_per_epoch)
-
-
-def fit(trainer, backup, log, batches, steps, steps_per_epoch):
-    """`fit` with a checkpoint every epoch; `batches` are those not seen yet."""
-    trainer.fit(
-        batches.prefetch(8),
-        epochs=steps // steps_per_epoch,
-        steps_per_epoch=steps_per_epoch,
-        callbacks=[
-            keras.callbacks.BackupAndRestore(backup, delete_checkpoint=False),
-            log,
-        ],
-        shuffle=False,
-        verbose=0,
-    )
-
-
 def train_base(folder, vqgan, pictures, precision, steps_per_epoch=250, batch_size=64):
     """Trains the base transformer and the text encoder; returns the backbone.
 
@@ -246,7 +174,7 @@ def train_base(folder, vqgan, pictures, precision, steps_per_epoch=250, batch_si
             min_mask_rate=min_mask_rate,
             seed=SEED,
         )
-        trainer.compile(make_optimizer(steps, decay))
+        trainer.compile(muon(steps, decay))
         log = Log(
             folder / f"{name}.csv", batch_size * steps_per_epoch, measure, every=4
         )
@@ -261,23 +189,104 @@ def train_base(folder, vqgan, pictures, precision, steps_per_epoch=250, batch_si
     return backbone, preprocessor
 
 
-def make_optimizer(steps, decay=0.3):
-    """Muon for matrices, Adam for the rest, learning rate flat and then down to zero.
-
-    Muon (arXiv 2502.16982) leaves the first plateau, where a model knows how frequent
-    each token is and no more, after 20,000 pictures; AdamW (1e-3, batches of 32) was
-    still on it after 36,000. At 4e-3 the feed-forward networks of the text encoder
-    outgrow its attention, and captions become bags of words.
-    """
-    return keras.optimizers.Muon(
-        WarmupStableDecay(2e-3, 300, int((1.0 - decay) * steps), steps),
-        adam_lr_ratio=0.5,
-        adam_beta_2=0.98,
-        # Not matrices of a layer: the codes' logits, tables of positions.
-        exclude_layers=["(^|/)head/", "relative"],
-        weight_decay=0.02,
-        adam_weight_decay=0.02,
+def prolong_base(
+    folder, preset, pictures, precision, steps_per_epoch=250, batch_size=64
+):
+    """Trains the transformer of a preset on more pictures; returns the backbone."""
+    muse = MuseTextToImage.from_preset(preset)
+    preprocessor = muse.preprocessor
+    backbone = make_backbone(
+        muse.backbone.stages[0].image_tokenizer,
+        preprocessor.tokenizer.vocabulary_size(),
+        precision,
     )
+    backbone.text_encoder.set_weights(muse.backbone.text_encoder.get_weights())
+    backbone.stages[0].transformer.set_weights(
+        muse.backbone.stages[0].transformer.get_weights()
+    )
+    # Other scenes, and other tokens of them masked, than those it has learned from.
+    seed = SEED + 100
+    trainer = MuseMaskedImageModel(backbone, preprocessor, seed=seed)
+    steps = pictures // batch_size
+    trainer.compile(muon(steps))
+    log = Log(
+        folder / "base_2.csv",
+        batch_size * steps_per_epoch,
+        TextUse(backbone, preprocessor, SEED + 2),
+        every=4,
+    )
+    batches = shapes.dataset(
+        "train",
+        seed,
+        batch_size=batch_size,
+        start=log.pictures_seen(),
+        two_groups=0.7,
+    )
+    fit(trainer, folder / "base_2_backup", log, batches, steps, steps_per_epoch)
+    return backbone, preprocessor
+
+
+def add_super_resolution(backbone, image_tokenizer, precision):
+    """A backbone with a second stage: 16 x 16 tokens, a transformer of width 128."""
+    base = backbone.stages[0].transformer
+    transformer = SuperResolutionTransformer(
+        codebook_size=image_tokenizer.codebook_size,
+        grid_size=16,
+        num_layers=3,
+        hidden_dim=128,
+        num_heads=4,
+        low_res_codebook_size=base.codebook_size,
+        low_res_grid_size=base.grid_size,
+        num_low_res_layers=1,
+        text_dim=base.text_dim,
+        use_qk_norm=True,
+        dtype=precision,
+        name="super_resolution_transformer",
+    )
+    stages = [backbone.stages[0], (image_tokenizer, transformer)]
+    return MuseBackbone(backbone.text_encoder, stages, name=backbone.name)
+
+
+def train_super_resolution(
+    folder,
+    backbone,
+    preprocessor,
+    image_tokenizer,
+    pictures,
+    precision,
+    steps_per_epoch=250,
+    batch_size=64,
+    low_res_corruption=0.0,
+):
+    """Trains a second stage on twice the resolution; returns the backbone.
+
+    Neither the text encoder nor the base learns any more.
+    """
+    backbone = add_super_resolution(backbone, image_tokenizer, precision)
+    seed = SEED + 200
+    trainer = MuseMaskedImageModel(
+        backbone,
+        preprocessor,
+        stage=1,
+        low_res_corruption=low_res_corruption,
+        seed=seed,
+    )
+    # Each picture has four times the tokens of one of the base.
+    batch_size = max(batch_size // 2, 1)
+    steps = max(pictures // batch_size, steps_per_epoch)
+    trainer.compile(muon(steps))
+    log = Log(
+        folder / "super_resolution.csv",
+        batch_size * steps_per_epoch,
+        Translation(backbone, preprocessor, SAMPLERS, SEED + 2),
+        every=4,
+    )
+    batches = shapes.dataset(
+        "train", seed, scale=2, batch_size=batch_size, start=log.pictures_seen()
+    )
+    backup = folder / "super_resolution_backup"
+    fit(trainer, backup, log, batches, steps, steps_per_epoch)
+    return backbone
 
 
 def save_preset(folder, backbone, preprocessor):
@@ -286,7 +295,7 @@ def save_preset(folder, backbone, preprocessor):
     plain = MuseBackbone.from_config({**config, "dtype": "float32"})
     plain.set_weights(backbone.get_weights())
     set_trainable(plain, True)
-    muse = MuseTextToImage(plain, preprocessor, samplers=SAMPLER)
+    muse = MuseTextToImage(plain, preprocessor, samplers=SAMPLERS)
     muse.save_to_preset(str(folder / "preset"))
     store_as_float16(folder / "preset")
     return folder / "preset"

@@ -5,6 +5,7 @@ import keras_hub
 from keras import ops
 
 from keras_muse.layers import Embedding, arguments, refuse_unknown, register
+from keras_muse.presets.loading import PresetLoading
 from keras_muse.text.conversion import (
     assign,
     hugging_face_arrays,
@@ -21,7 +22,7 @@ __all__ = ["T5TextEncoder"]
 
 
 @register
-class T5TextEncoder(keras_hub.models.Backbone):
+class T5TextEncoder(PresetLoading, keras_hub.models.Backbone):
     """The T5 v1.1 encoder: turns tokenised prompts into text embeddings.
 
     Muse conditions on the frozen embeddings of T5-XXL (arXiv 2301.00704, section 2.1);

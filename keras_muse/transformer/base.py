@@ -7,6 +7,7 @@ import keras_hub
 from keras import ops
 
 from keras_muse.layers import Dense, Embedding
+from keras_muse.presets.loading import PresetLoading
 from keras_muse.transformer.layers import (
     MemoryProjection,
     PositionEmbedding2D,
@@ -154,7 +155,7 @@ def predict_features(parts, image_ids, memory, training=None):
     return parts.head_norm(parts.head_dense(x))
 
 
-class TokenPredictor(keras_hub.models.Backbone):
+class TokenPredictor(PresetLoading, keras_hub.models.Backbone):
     """A functional model from masked image tokens and a memory to logits.
 
     Args:

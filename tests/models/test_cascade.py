@@ -94,6 +94,17 @@ def test_the_same_tokens_on_every_backend(muse, parity):
         parity(f"cascade_tokens_{stage}", ids)
 
 
+def test_given_tokens_are_translated(muse):
+    whole = muse.generate_tokens(PROMPTS, None, SEEDS)
+    given = muse.generate_tokens(PROMPTS, None, SEEDS, tokens=whole[:1])
+    for one, other in zip(whole, given, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"at most 1 may be given: received 2"):
+        muse.generate_tokens(PROMPTS, None, SEEDS, tokens=whole)
+    with pytest.raises(ValueError, match=r"`tokens\[0\]` .* \(2, 16\).*\(2, 64\)"):
+        muse.generate_tokens(PROMPTS, None, SEEDS, tokens=whole[1:])
+
+
 def test_every_stage_can_be_looked_at(muse):
     tokens = muse.generate_tokens(PROMPTS, None, SEEDS)
     base = muse.decode_images(tokens[0], stage=0)
