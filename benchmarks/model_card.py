@@ -30,7 +30,8 @@ CARD = """# muse_shapes
 A small Muse (arXiv 2301.00704) for one procedural world, embedded in the package
 keras_muse {version}. It makes pictures of one or two groups of coloured shapes: one
 to four circles, squares, triangles or crosses in eight colours and two sizes, left
-of, right of, above or below each other, on white, black or gray. It knows nothing
+of, right of, above or below each other, on white, black or gray. A base draws 64 x 64
+pixels, a super-resolution stage 128 x 128. It knows nothing
 else, and it was trained briefly: look at the table before you rely on it.
 
 {parts}

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 import keras_muse
 from keras_muse.data import shapes, shapes_checker
+from keras_muse.recipes.measures import reconstruction_quality
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SCORES = ("exact", "background", "count", "colors", "shapes", "sizes", "relation")
@@ -61,14 +62,11 @@ def scores(pictures, captions):
 def ceiling(muse, pictures, captions):
     """The same after nothing but the image tokenizer's round trip."""
     vqgan = muse.backbone.stages[-1].image_tokenizer
-    tokens = keras.ops.convert_to_numpy(vqgan.encode(pictures))
-    decoded = keras.ops.convert_to_numpy(vqgan.decode(tokens))
-    error = np.mean((decoded - pictures / 255.0) ** 2, axis=(1, 2, 3))
-    exact = shapes_checker.agreement(np.uint8(np.round(decoded * 255)), captions)
+    quality = reconstruction_quality(vqgan, pictures, captions)
     return {
-        "agreement": round(float(exact["exact"].mean()), 4),
-        "psnr": round(float(np.mean(-10 * np.log10(error))), 2),
-        "codebook_usage": round(len(np.unique(tokens)) / vqgan.codebook_size, 4),
+        "agreement": quality["test_agreement"],
+        "psnr": quality["test_psnr"],
+        "codebook_usage": quality["test_usage"],
     }
 
 
@@ -98,7 +96,8 @@ def measure(muse, count):
     """The main table."""
     report, text = {"about": about(muse)}, []
     for split in ("held_out_captions", "held_out_pairs"):
-        originals, captions = shapes.examples(split, 0, count, SEED)
+        scale = muse.backbone.image_shape[0] // 64
+        originals, captions = shapes.examples(split, 0, count, SEED, scale)
         started = time.time()
         pictures = generate(muse, captions)
         seconds = time.time() - started

@@ -2,8 +2,8 @@
 
     python benchmarks/training_curves.py runs/muse_shapes
 
-Copies `tokenizer.csv`, `lessons.csv` and `base.csv` of the folder to
-benchmarks/results/train_muse_shapes/ and draws curves.png beside them.
+Copies the logs of the folder to benchmarks/results/train_muse_shapes/ and draws
+curves.png of all that lie there.
 """
 
 import csv
@@ -32,6 +32,15 @@ PANELS = (
         "base: agreement while training (128 pictures)",
         ("exact", "exact_1_group", "exact_2_groups", "count", "colors"),
     ),
+    ("base_2.csv", "base, prolonged: masked cross-entropy, nats", ("loss",)),
+    (
+        "base_2.csv",
+        "base, prolonged: agreement while training (128 pictures)",
+        ("exact", "exact_1_group", "exact_2_groups", "count", "colors"),
+    ),
+    ("high_res_tokenizer.csv", "high-res tokenizer: PSNR, dB", ("test_psnr",)),
+    ("super_resolution.csv", "super-resolution: masked cross-entropy", ("loss",)),
+    ("large_decoder.csv", "larger decoder: PSNR, dB", ("test_psnr",)),
 )
 
 
@@ -41,10 +50,14 @@ def main():
         sys.exit(__doc__)
     source = pathlib.Path(sys.argv[1])
     RESULTS.mkdir(parents=True, exist_ok=True)
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(5 * len(PANELS), 3.6))
-    for axis, (name, title, columns) in zip(axes, PANELS):
-        shutil.copy(source / name, RESULTS / name)
-        with (source / name).open() as file:
+    for name in dict.fromkeys(name for name, _, _ in PANELS):
+        if (source / name).exists():
+            shutil.copy(source / name, RESULTS / name)
+    panels = [panel for panel in PANELS if (RESULTS / panel[0]).exists()]
+    rows_of_axes = -(-len(panels) // 3)
+    figure, axes = pyplot.subplots(rows_of_axes, 3, figsize=(15, 3.6 * rows_of_axes))
+    for axis, (name, title, columns) in zip(axes.flat, panels):
+        with (RESULTS / name).open() as file:
             rows = list(csv.DictReader(file))
         for column in columns:
             points = [
@@ -56,6 +69,8 @@ def main():
         axis.set(title=title, xlabel="pictures")
         axis.legend()
         axis.grid(alpha=0.3)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
     figure.tight_layout()
     figure.savefig(RESULTS / "curves.png", dpi=90)
 

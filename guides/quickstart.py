@@ -17,10 +17,12 @@ image = muse.generate("three small red circles on a black background", seed=1)
 Image.fromarray(image).resize((256, 256), 0).save("quickstart.png")
 
 # Several prompts are one batch. A seed belongs to its row: the second picture is the
-# same alone, in this batch, and on another backend.
+# same alone, in this batch, and on another backend. Its tokens are, that is: a decoder
+# that adds up in another order may round a pixel the other way.
 prompts = ["a large blue square", "two green crosses to the left of a pink triangle"]
 images = muse.generate(prompts, seed=[3, 4])
-assert np.array_equal(images[1], muse.generate(prompts[1], seed=4))
+alone = muse.generate(prompts[1], seed=4)
+assert np.abs(images[1].astype(int) - alone).max() <= 1
 
 # More steps look more often, stronger guidance follows the prompt more closely (and
 # draws too many objects when it is too strong); a negative prompt is what guidance

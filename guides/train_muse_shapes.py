@@ -3,7 +3,9 @@
     python guides/train_muse_shapes.py --folder runs/muse_shapes
 
 It trains the image tokenizer, then the base transformer together with its small text
-encoder, first on lessons (keras_muse/recipes/lessons.py), and writes a preset.
+encoder, first on lessons (keras_muse/recipes/lessons.py), then, with both frozen, the
+second stage of 128 x 128 pixels with its own tokenizer and a larger decoder, and writes
+a preset.
 Everything is drawn from one seed. Kill it whenever you like: the same command goes on
 from the last checkpoint. It runs on CPU or on a GPU, on every backend. The recipe
 itself is keras_muse/recipes/muse_shapes.py; the command `keras-muse train-shapes`
@@ -27,7 +29,16 @@ What to expect (one CPU core for each figure):
                 128,000, against 5.9 with the relation turned round (`cond_turned`) and
                 7.5 without the caption (`uncond`). Exact agreement comes last: how many
                 objects there are is learned after where and what.
-The log of the run that made the preset is in benchmarks/results/train_muse_shapes/.
+    prolonged   `--initial-preset PRESET --pictures 480000` goes on with the base, its
+                text encoder frozen: 100 minutes. The loss of the last 64,000 pictures
+                is 0.395 (before: 0.401) and exact agreement rises by a few points: at
+                this size more pictures help little.
+    cascade     High-res tokenizer: 28,800 pictures in 13 minutes on PyTorch, 36.9 dB,
+                agreement 100 %. Super-resolution: its low-res tokens say nearly all,
+                so the loss stays at 3 nats for 10,000 pictures and is 0.002 after
+                32,000 (20 minutes). Larger decoder: 19,200 pictures in 25
+                minutes, 38.2 dB.
+The logs of the runs that made the preset are in benchmarks/results/train_muse_shapes/.
 """
 
 import argparse

@@ -99,8 +99,8 @@ class MuseTextToImage(PresetLoading, keras_hub.models.TextToImage):
     ):
         """Makes one picture for every prompt.
 
-        The same prompt and seed make the same picture on every backend, whatever
-        else is in the batch.
+        The same prompt and seed make the same image tokens on every backend, whatever
+        else is in the batch, and so the same picture, up to the rounding of a pixel.
 
         Args:
             inputs: a string, a list of strings, a dict with `"prompts"` and optionally

@@ -13,10 +13,10 @@ PRESETS = {
         "folder": _HERE / "muse_shapes",
         "description": (
             "The shapes world: one or two groups of coloured shapes with counts, "
-            "sizes, relations and backgrounds. 64 x 64 pixels, one stage. Embedded in "
-            "the package, trained by guides/train_muse_shapes.py."
+            "sizes, relations and backgrounds. 128 x 128 pixels, two stages. Embedded "
+            "in the package, trained by guides/train_muse_shapes.py."
         ),
-        "image_size": (64, 64),
+        "image_size": (128, 128),
         "license": "Apache-2.0",
     },
 }
