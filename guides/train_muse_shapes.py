@@ -31,8 +31,8 @@ What to expect (one CPU core for each figure):
                 objects there are is learned after where and what.
     prolonged   `--initial-preset PRESET --pictures 480000` goes on with the base, its
                 text encoder frozen: 100 minutes. The loss of the last 64,000 pictures
-                is 0.395 (before: 0.401) and exact agreement rises by a few points: at
-                this size more pictures help little.
+                is 0.395 (before: 0.401); exact agreement of the preset rises from 65.1
+                to 70.6 %.
     cascade     High-res tokenizer: 28,800 pictures in 13 minutes on PyTorch, 36.9 dB,
                 agreement 100 %. Super-resolution: its low-res tokens say nearly all,
                 so the loss stays at 3 nats for 10,000 pictures and is 0.002 after
