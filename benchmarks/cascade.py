@@ -22,6 +22,7 @@ import keras
 import numpy as np
 from keras import ops
 from PIL import Image
+from shapes_agreement import markdown
 
 import keras_muse
 from keras_muse.data import shapes, shapes_checker
@@ -166,19 +167,9 @@ def main():
     parser.add_argument("--count", type=int, default=500)
     options = parser.parse_args()
     table, pictures, captions = measure(options.folder, options.count)
-    columns = ["exact", "Frechet distance", "reconstruction PSNR"]
-    lines = [
-        f"## The cascade, {options.count} held-out captions, the preset's settings",
-        "",
-        "Made by `python benchmarks/cascade.py FOLDER`, which tells what is measured.",
-        "",
-        "| | " + " | ".join(columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for title, row in table.items():
-        cells = [str(row.get(column, "")) for column in columns]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    text = "\n".join(lines) + "\n"
+    title = f"The cascade, {options.count} held-out captions, the preset's settings"
+    text = markdown(title, table)
+    text += "\nMade by `python benchmarks/cascade.py FOLDER`, which tells what it is.\n"
     report = {
         "backend": keras.config.backend(),
         "keras": keras.__version__,
