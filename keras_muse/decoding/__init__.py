@@ -2,8 +2,14 @@
 
 from keras_muse.decoding.masking import mask_rate, random_mask
 from keras_muse.decoding.noise import gumbel, uniform
+from keras_muse.decoding.order import halton_ranks, token_ranks
 from keras_muse.decoding.sampler import Sampler, decode
-from keras_muse.decoding.sampling import filter_logits, log_probability, sample_tokens
+from keras_muse.decoding.sampling import (
+    filter_logits,
+    log_probability,
+    sample_together,
+    sample_tokens,
+)
 from keras_muse.decoding.schedules import guidance_at, num_masked_after
 
 __all__ = [
@@ -12,10 +18,13 @@ __all__ = [
     "filter_logits",
     "guidance_at",
     "gumbel",
+    "halton_ranks",
     "log_probability",
     "mask_rate",
     "num_masked_after",
     "random_mask",
+    "sample_together",
     "sample_tokens",
+    "token_ranks",
     "uniform",
 ]

@@ -1,4 +1,4 @@
-"""Parallel decoding: masked tokens filled in a few steps, most confident first."""
+"""Parallel decoding: masked tokens filled in a few steps."""
 
 import dataclasses
 import math
@@ -6,7 +6,13 @@ import math
 from keras import ops
 
 from keras_muse.decoding.noise import gumbel, uniform
-from keras_muse.decoding.sampling import filter_logits, log_probability, sample_tokens
+from keras_muse.decoding.order import ORDERS, token_ranks
+from keras_muse.decoding.sampling import (
+    filter_logits,
+    log_probability,
+    sample_together,
+    sample_tokens,
+)
 from keras_muse.decoding.schedules import (
     GUIDANCE_SCHEDULES,
     MASK_SCHEDULES,
@@ -17,8 +23,9 @@ from keras_muse.layers import register
 
 __all__ = ["Sampler", "decode"]
 
-# Streams of noise within a step.
-_TOKEN, _CONFIDENCE = 0, 1
+DRAWS = ("independent", "systematic")
+# Streams of noise within a step; the order is drawn once, before the first.
+_TOKEN, _CONFIDENCE, _TOGETHER, _ORDER = 0, 1, 2, 3
 
 
 @register
@@ -40,6 +47,15 @@ class Sampler:
             to 0 at the last step (MaskGIT). Defaults to 4.5.
         mask_schedule: `"cosine"`, `"linear"`, `"square"` or `"cubic"`. Defaults to
             `"cosine"`.
+        order: `"confidence"` reveals the most confident tokens first; `"random"` does
+            not look at them; `"halton"` reveals tokens together that lie far apart
+            (arXiv 2503.17076). The latter two do not use `choice_temperature`.
+            Defaults to `"confidence"`, the paper's.
+        draw: `"independent"`, each token of a step by itself, or `"systematic"`, so
+            that as many of them differ from the most likely as are expected to, see
+            `sample_together`: what is there once in a picture is then not drawn twice
+            in a step. Not with the order `"confidence"`, which has to see the draw
+            before it knows which tokens stay. Defaults to `"independent"`.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -53,6 +69,8 @@ class Sampler:
     top_p: float | None = None
     choice_temperature: float = 4.5
     mask_schedule: str = "cosine"
+    order: str = "confidence"
+    draw: str = "independent"
 
     def __post_init__(self):
         """Refuses settings out of range."""
@@ -81,12 +99,19 @@ class Sampler:
         for name, known in (
             ("guidance_schedule", GUIDANCE_SCHEDULES),
             ("mask_schedule", MASK_SCHEDULES),
+            ("order", ORDERS),
+            ("draw", DRAWS),
         ):
             if getattr(self, name) not in list(known):
                 raise ValueError(
                     f"`{name}` must be one of {sorted(known)}: received "
                     f"{name}={getattr(self, name)!r}."
                 )
+        if self.draw == "systematic" and self.order == "confidence":
+            raise ValueError(
+                "`draw` must be 'independent' with the order 'confidence': received "
+                "draw='systematic', order='confidence'."
+            )
 
     def replace(self, **settings):
         """A copy with other settings; those that are `None` stay as they are."""
@@ -113,13 +138,15 @@ def decode(
     num_steps=None,
     guidance_scale=None,
     stage=0,
+    grid=None,
 ):
     """Fills the masked tokens of a batch.
 
     Steps i = 0 .. T-1 (MaskGIT, arXiv 2202.04200, section 3.2; Muse, section 2.8):
     predict all tokens at once, draw each masked one, keep the most confident, mask
     the others again. Confidence is the log-probability of what was drawn plus
-    annealed Gumbel noise. Known tokens never change, and the last step keeps all.
+    annealed Gumbel noise. In another order those are kept whose turn it is. Known
+    tokens never change, and the last step keeps all.
 
     Args:
         predict: function. `predict(image_ids, guidance)` with ids (B, N) int32 and
@@ -137,12 +164,14 @@ def decode(
         num_steps: () int32. T. Defaults to `sampler.num_steps`.
         guidance_scale: (B,) float32. Defaults to `sampler.guidance_scale`.
         stage: int. Index of the stage, which has its own noise. Defaults to 0.
+        grid: (rows, columns) of the tokens; to be given with the order `"halton"`.
 
     Returns:
         (B, N) int32. After the last step no `mask_id` is left.
 
     Raises:
-        ValueError: if `start` is an int above 0 and there is no `num_start`.
+        ValueError: if `start` is an int above 0 and there is no `num_start`, or the
+            order needs a `grid` that is not there.
     """
     num_tokens = image_ids.shape[1]
     num_steps = sampler.num_steps if num_steps is None else num_steps
@@ -158,29 +187,48 @@ def decode(
             )
         num_start = ops.sum(ops.cast(image_ids == mask_id, "int32"), axis=1)
 
+    ranks = None
+    if sampler.order != "confidence":
+        noise = uniform(seeds, stage, 0, _ORDER, num_tokens)
+        ranks = token_ranks(sampler.order, noise, grid)
+
     def step(i, ids):
         masked = ids == mask_id
         guidance = guidance_at(i, num_steps, guidance_scale, sampler.guidance_schedule)
         logits = predict(ids, guidance)
-        noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
-        drawn = sample_tokens(
-            filter_logits(logits, sampler.temperature, sampler.top_k, sampler.top_p),
-            noise,
+        filtered = filter_logits(
+            logits, sampler.temperature, sampler.top_k, sampler.top_p
         )
-
-        done = ops.cast(i + 1, "float32") / ops.cast(num_steps, "float32")
-        confidence = log_probability(logits, drawn)
-        confidence = confidence + sampler.choice_temperature * (1.0 - done) * gumbel(
-            seeds, stage, i, _CONFIDENCE, num_tokens
-        )
-        # Ranks, not a threshold: equal confidences must not change the count.
-        confidence = ops.where(masked, confidence, float("inf"))
-        ranks = ops.argsort(ops.argsort(confidence, axis=1), axis=1)
         unknown = ops.sum(ops.cast(masked, "int32"), axis=1)
         remain = num_masked_after(
             i, num_steps, num_start, unknown, sampler.mask_schedule
         )
-        again = ops.logical_and(ops.cast(ranks, "int32") < remain[:, None], masked)
-        return ops.where(again, mask_id, ops.where(masked, drawn, ids))
+        noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
+        if ranks is None:
+            drawn = sample_tokens(filtered, noise)
+            done = ops.cast(i + 1, "float32") / ops.cast(num_steps, "float32")
+            tau = sampler.choice_temperature * (1.0 - done)
+            confidence = log_probability(logits, drawn)
+            confidence = confidence + tau * gumbel(
+                seeds, stage, i, _CONFIDENCE, num_tokens
+            )
+            kept = _largest(confidence, masked, remain)
+        else:
+            kept = _largest(-ops.cast(ranks, "float32"), masked, remain)
+            if sampler.draw == "systematic":
+                together = uniform(seeds, stage, i, _TOGETHER, 1)
+                drawn = sample_together(filtered, together, kept, ranks)
+            else:
+                drawn = sample_tokens(filtered, noise)
+        return ops.where(kept, drawn, ids)
 
     return ops.fori_loop(start, stop, step, ops.cast(image_ids, "int32"))
+
+
+def _largest(score, masked, remain):
+    """Which masked tokens are revealed: all but `remain` with the smallest scores."""
+    # Ranks, not a threshold: equal scores must not change the count.
+    score = ops.where(masked, score, float("inf"))
+    ranks = ops.argsort(ops.argsort(score, axis=1), axis=1)
+    again = ops.cast(ranks, "int32") < remain[:, None]
+    return ops.logical_and(masked, ops.logical_not(again))

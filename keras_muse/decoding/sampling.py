@@ -4,11 +4,18 @@ import math
 
 from keras import ops
 
-__all__ = ["filter_logits", "log_probability", "sample_tokens"]
+__all__ = [
+    "filter_logits",
+    "log_probability",
+    "sample_together",
+    "sample_tokens",
+]
 
 # Halvings of an interval of logits: the threshold is then exact to float32.
 _BISECTIONS = 30
 _MINUS_INFINITY = -1e9
+# What stands for probability 1 in whole numbers, exact in float32.
+_ONE = 1 << 24
 
 
 def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
@@ -91,6 +98,51 @@ def sample_tokens(logits, noise):
     inside = ops.take_along_axis(weights, block[..., None, None], axis=2)[..., 0, :]
     token, _ = _search(inside, target - before)
     return block * width + token
+
+
+def sample_together(logits, noise, chosen, ranks):
+    """Draws the tokens of one step by systematic sampling, so that they fit together.
+
+    Drawn apart, two tokens may both become the one object of a picture, or none. Here
+    every token still has its own distribution, but what happens in a row happens
+    evenly (systematic sampling, Madow and Madow 1944): each token is its most likely
+    one or *another*, with the probability q of another; the q are laid end to end,
+    and the tokens at U, U + 1, U + 2, ... are others, U uniform. Whatever subset lies
+    in one piece then has its expected number of others, give or take one. Tokens whose
+    most likely other is the same lie in one piece.
+
+    Args:
+        logits: (B, N, V) float32, of `filter_logits`.
+        noise: (B, 1) float32 in (0, 1). U.
+        chosen: (B, N) bool. The tokens that are drawn; the others count nothing.
+        ranks: (B, N) int32, distinct within a row. Orders the tokens of a piece.
+
+    Returns:
+        (B, N) int32 in `[0, V)`. Where `chosen` is false it means nothing.
+    """
+    num_tokens, codebook_size = logits.shape[1:]
+    mode = ops.cast(ops.argmax(logits, axis=-1), "int32")
+    tokens = ops.arange(codebook_size, dtype="int32")
+    others = ops.where(tokens == mode[..., None], _MINUS_INFINITY, logits)
+    # The maximum is 0: the weight of the most likely token is 1.
+    weight = ops.sum(ops.exp(others), axis=-1)
+    probability = ops.where(chosen, weight / (1.0 + weight), 0.0)
+
+    # Whole numbers: their sum modulo 1 is exact, in any order and on every backend.
+    share = ops.cast(ops.round(probability * _ONE), "int32")
+    pieces = max((2**31 - 1) // num_tokens - 1, 1)
+    piece = ops.cast(ops.argmax(others, axis=-1), "int32") % pieces
+    line = ops.argsort(piece * num_tokens + ranks, axis=1)
+    ends = ops.cumsum(ops.take_along_axis(share, line, axis=1), axis=1)
+    ends = ops.take_along_axis(ends, ops.argsort(line, axis=1), axis=1)
+    start = ops.cast(noise * _ONE, "int32")
+    # How far a token reaches beyond the last U + k before its end.
+    reach = ops.bitwise_and(ops.cast(ends, "int32") - start, _ONE - 1)
+    is_other = reach < share
+    # Within that probability it is uniform once more, which draws among the others.
+    within = ops.cast(reach, "float32") + 0.5
+    within = within / ops.cast(ops.maximum(share, 1), "float32")
+    return ops.where(is_other, sample_tokens(others, within), mode)
 
 
 def _search(weights, target):

@@ -312,6 +312,7 @@ class MuseTextToImage(PresetLoading, keras_hub.models.TextToImage):
                 num_steps=num_steps,
                 guidance_scale=guidance_scale,
                 stage=index,
+                grid=transformer.grid_size,
             )
 
         # Steps and scale are arguments of the compiled function, the rest is not.

@@ -46,7 +46,7 @@ def fit(trainer, backup, log, batches, steps, steps_per_epoch):
     )
 
 
-def muon(steps, decay=0.3):
+def muon(steps, decay=0.3, peak=2e-3):
     """Muon for matrices, Adam for the rest, learning rate flat and then down to zero.
 
     Muon (arXiv 2502.16982) leaves the first plateau, where a model knows how frequent
@@ -55,7 +55,7 @@ def muon(steps, decay=0.3):
     outgrow its attention, and captions become bags of words.
     """
     return keras.optimizers.Muon(
-        WarmupStableDecay(2e-3, 300, int((1.0 - decay) * steps), steps),
+        WarmupStableDecay(peak, 300, int((1.0 - decay) * steps), steps),
         adam_lr_ratio=0.5,
         adam_beta_2=0.98,
         # Not matrices of a layer: the codes' logits, tables of positions.

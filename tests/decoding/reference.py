@@ -7,8 +7,10 @@ import numpy as np
 __all__ = [
     "decode",
     "draw",
+    "draw_together",
     "filter_logits",
     "guidance_at",
+    "halton_ranks",
     "log_softmax",
     "num_masked_after",
     "uniform",
@@ -93,7 +95,80 @@ def draw(probabilities, noise):
     return int(np.searchsorted(sums, noise * sums[-1], side="right"))
 
 
-def decode(predict, image_ids, seeds, sampler, mask_id, guidance_scale=None, stage=0):
+def mirrored(index, base):
+    """The digits of an int behind the point, in reverse."""
+    value, place = 0.0, 1.0
+    while index:
+        place /= base
+        value += index % base * place
+        index //= base
+    return value
+
+
+def halton_ranks(rows, columns):
+    """When each cell is first visited, cell by cell: a list of N ints."""
+    visited, index = [], 1
+    while len(visited) < rows * columns:
+        y, x = int(mirrored(index, 2) * rows), int(mirrored(index, 3) * columns)
+        if y * columns + x not in visited:
+            visited.append(y * columns + x)
+        index += 1
+    return [visited.index(cell) for cell in range(rows * columns)]
+
+
+def token_ranks(order, noise, grid):
+    """One row: N floats and a (rows, columns) to a list of N ints."""
+    if order == "random":
+        return [sorted(noise).index(value) for value in noise]
+    rows, columns = grid
+    down, right = int(noise[0] * rows), int(noise[-1] * columns)
+    ranks = halton_ranks(rows, columns)
+    return [
+        ranks[(y + down) % rows * columns + (x + right) % columns]
+        for y in range(rows)
+        for x in range(columns)
+    ]
+
+
+def draw_together(probabilities, start, ranks):
+    """Systematic sampling: {position: (V,)} and ranks to {position: token}."""
+    one = 2**24
+    modes, others = {}, {}
+    for position, row in probabilities.items():
+        modes[position] = int(np.argmax(row))
+        others[position] = np.where(np.arange(len(row)) == modes[position], 0, row)
+    # On a tie of zeros: the first that is not the mode, as the library has it.
+    alternative = {
+        position: int(np.argmax(np.where(np.arange(len(row)) == modes[position],
+                                         -1, row)))
+        for position, row in probabilities.items()
+    }  # fmt: skip
+    line = sorted(probabilities, key=lambda i: (alternative[i], ranks[i]))
+    begin, tokens = 0, {}
+    for position in line:
+        share = int(np.round(one * others[position].sum()))
+        # Is there a whole number k with U + k in (begin, begin + share]?
+        start_units = int(start * one)
+        k = (begin + share - start_units) // one
+        mark = start_units + k * one
+        tokens[position] = modes[position]
+        if mark > begin:
+            within = (begin + share - mark + 0.5) / share
+            tokens[position] = draw(others[position], within)
+        begin += share
+    return tokens
+
+
+def decode(
+    predict,
+    image_ids,
+    seeds,
+    sampler,
+    mask_id,
+    guidance_scale=None,
+    stage=0,
+    grid=None,
+):
     """(B, N) ids in and out; `predict(ids, guidance)` in numpy, for one row each."""
     rows = []
     for row, ids in enumerate(np.array(image_ids)):
@@ -111,33 +186,46 @@ def decode(predict, image_ids, seeds, sampler, mask_id, guidance_scale=None, sta
                 stage,
                 step,
                 num_start,
+                grid,
             )
         rows.append(ids)
     return np.array(rows)
 
 
-def decode_step(predict, ids, seed, sampler, mask_id, scale, stage, step, num_start):
+def decode_step(
+    predict, ids, seed, sampler, mask_id, scale, stage, step, num_start, grid=None
+):
     """One step of one row: (N,) ids to (N,) ids."""
     num_steps = sampler.num_steps
     guidance = guidance_at(step, num_steps, scale, sampler.guidance_schedule)
     logits = np.asarray(predict(ids[None], np.array([guidance], "float32")))[0]
+    masked = [i for i in range(len(ids)) if ids[i] == mask_id]
+    probabilities = {
+        i: filter_logits(logits[i], sampler.temperature, sampler.top_k, sampler.top_p)
+        for i in masked
+    }
     token_noise = uniform([seed], stage, step, 0, len(ids))[0]
-    choice_noise = uniform([seed], stage, step, 1, len(ids))[0]
-    drawn, confidence = ids.copy(), {}
-    for position in range(len(ids)):
-        if ids[position] != mask_id:
-            continue
-        probabilities = filter_logits(
-            logits[position], sampler.temperature, sampler.top_k, sampler.top_p
-        )
-        token = draw(probabilities, token_noise[position])
-        gumbel = -math.log(-math.log(choice_noise[position]))
+    drawn = {i: draw(probabilities[i], token_noise[i]) for i in masked}
+    if sampler.order == "confidence":
+        choice_noise = uniform([seed], stage, step, 1, len(ids))[0]
         tau = sampler.choice_temperature * (1 - (step + 1) / num_steps)
-        drawn[position] = token
-        confidence[position] = log_softmax(logits[position])[token] + tau * gumbel
+        score = {
+            i: log_softmax(logits[i])[drawn[i]]
+            - tau * math.log(-math.log(choice_noise[i]))
+            for i in masked
+        }
+    else:
+        order_noise = uniform([seed], stage, 0, 3, len(ids))[0]
+        ranks = token_ranks(sampler.order, list(order_noise), grid)
+        score = {i: -ranks[i] for i in masked}
     remain = num_masked_after(
-        step, num_steps, num_start, len(confidence), sampler.mask_schedule
+        step, num_steps, num_start, len(masked), sampler.mask_schedule
     )
-    for position in sorted(confidence, key=confidence.get)[:remain]:
-        drawn[position] = mask_id
-    return drawn
+    kept = sorted(masked, key=score.get)[remain:]
+    if sampler.draw == "systematic":
+        start = uniform([seed], stage, step, 2, 1)[0, 0]
+        drawn = draw_together({i: probabilities[i] for i in kept}, start, ranks)
+    result = ids.copy()
+    for i in kept:
+        result[i] = drawn[i]
+    return result

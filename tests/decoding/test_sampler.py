@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from keras_muse.models.compilation import compile_inference
 from tests.decoding import reference
 
 N, V = 16, 10
+GRID = (2, 8)
 MASK = V
 WITHOUT_WEIGHTS = keras.Sequential()
 RNG = np.random.default_rng(0)
@@ -82,6 +84,7 @@ def run(
                 num_steps=num_steps,
                 guidance_scale=scale,
                 stage=stage,
+                grid=GRID,
             )
 
         COMPILED[key] = compile_inference(WITHOUT_WEIGHTS, function)
@@ -114,6 +117,16 @@ SETTINGS = {
     "linear": {"num_steps": 4, "mask_schedule": "linear"},
     "square": {"num_steps": 4, "mask_schedule": "square", "top_k": 3},
     "cubic": {"num_steps": 9, "mask_schedule": "cubic", "top_p": 0.6},
+    "random": {"num_steps": 5, "order": "random", "guidance_scale": 2.0},
+    "halton": {"num_steps": 6, "order": "halton", "temperature": 0.7},
+    "systematic": {"num_steps": 5, "order": "halton", "draw": "systematic"},
+    "systematic_random": {
+        "num_steps": 3, "order": "random", "draw": "systematic", "top_k": 6,
+        "temperature": 0.6, "mask_schedule": "linear"
+    },
+    "systematic_argmax": {
+        "num_steps": 4, "order": "random", "draw": "systematic", "temperature": 0.0
+    },
 }  # fmt: skip
 
 
@@ -121,7 +134,9 @@ SETTINGS = {
 def test_equals_the_slow_loop(name, parity):
     sampler = Sampler(**SETTINGS[name])
     result = run(sampler)
-    expected = reference.decode(predict_in_numpy, masked_ids(), SEEDS, sampler, MASK)
+    expected = reference.decode(
+        predict_in_numpy, masked_ids(), SEEDS, sampler, MASK, grid=GRID
+    )
     np.testing.assert_array_equal(result, expected)
     parity(f"decode_{name}", result)
 
@@ -184,9 +199,13 @@ def test_going_on_needs_the_number_of_the_start():
         decode(predict, ids, seeds, Sampler(num_steps=4), MASK, start=2)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_known_tokens_never_change_and_counts_follow_each_hole(schedule):
-    sampler = Sampler(num_steps=7, mask_schedule=schedule, choice_temperature=50.0)
+@pytest.mark.parametrize(
+    "schedule, order", [("cosine", "confidence"), ("linear", "halton")]
+)
+def test_known_tokens_never_change_and_counts_follow_each_hole(schedule, order):
+    sampler = Sampler(
+        num_steps=7, mask_schedule=schedule, choice_temperature=50.0, order=order
+    )
     trace = spied(sampler, masked_ids())
     masked = trace == MASK
     for before, after in zip(trace, trace[1:]):
@@ -282,8 +301,11 @@ def test_noise_on_the_confidence_fades_to_nothing():
     assert len(seen[0]) == 1 and len(seen[4]) == 8
 
 
-def test_eight_rows_equal_eight_singles_in_any_order():
-    sampler = Sampler(num_steps=5, guidance_scale=2.0)
+@pytest.mark.parametrize(
+    "settings", [{}, {"order": "halton", "draw": "systematic"}], ids=str
+)
+def test_eight_rows_equal_eight_singles_in_any_order(settings):
+    sampler = Sampler(num_steps=5, guidance_scale=2.0, **settings)
     ids = masked_ids()
     batch = run(sampler)
     for row in range(8):
@@ -351,6 +373,8 @@ NUMBERS = ("guidance_scale", "temperature", "choice_temperature")
             for value in ("", "cosine", None, 1, ["linear"])
         ),
         *(("mask_schedule", value) for value in ("", "arccos", None, 1, ["cosine"])),
+        *(("order", value) for value in ("", "raster", None, 1, ["random"])),
+        *(("draw", value) for value in ("", "gumbel", None, 1, ["independent"])),
     ],
 )
 def test_settings_out_of_range(name, value):
@@ -361,13 +385,27 @@ def test_settings_out_of_range(name, value):
             Sampler().replace(**{name: value})
 
 
+def test_what_depends_on_the_draw_cannot_come_before_it():
+    with pytest.raises(ValueError, match="`draw` must be 'independent'.*'confidence'"):
+        Sampler(draw="systematic")
+
+
+def test_halton_needs_the_grid():
+    ids, seeds = (ops.convert_to_tensor(x, "int32") for x in (masked_ids(), SEEDS))
+    for grid in (None, (4, 5)):
+        with pytest.raises(ValueError, match=f"`grid` must be.*{re.escape(str(grid))}"):
+            decode(predict, ids, seeds, Sampler(order="halton"), MASK, grid=grid)
+
+
 def test_settings_at_their_limits():
-    Sampler(1, 0.0, "constant", 0.0, 1, 1.0, 0, "linear")
+    Sampler(1, 0.0, "constant", 0.0, 1, 1.0, 0, "linear", "random", "systematic")
     Sampler(num_steps=1000, guidance_scale=3, top_p=1, top_k=None)
 
 
 def test_sampler_round_trips():
-    sampler = Sampler(7, 3.5, "constant", 0.9, 40, 0.95, 2.0, "square")
+    sampler = Sampler(
+        7, 3.5, "constant", 0.9, 40, 0.95, 2.0, "square", "halton", "systematic"
+    )
     assert Sampler.from_config(sampler.get_config()) == sampler
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(sampler)))
     assert keras.saving.deserialize_keras_object(config) == sampler
