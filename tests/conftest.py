@@ -1,9 +1,12 @@
 """One command, three backends.
 
 Keras fixes its backend at import, so `pytest` starts itself once for each of JAX,
-TensorFlow and PyTorch, one after another. `KERAS_BACKEND=jax pytest` runs one.
+TensorFlow and PyTorch, as many at a time as there are cores. `KERAS_BACKEND=jax pytest`
+runs one.
 """
 
+import collections
+import concurrent.futures
 import os
 import pathlib
 import re
@@ -30,33 +33,52 @@ def pytest_cmdline_main(config):
     """Runs the same command line once a backend, unless one was chosen."""
     if os.environ.get("KERAS_BACKEND") or config.option.collectonly:
         return None
-    totals, exit_code, started = {}, 0, time.time()
-    with tempfile.TemporaryDirectory() as folder:
-        for backend in BACKENDS:
-            print(f"\n======== {backend} ========", flush=True)
-            child = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *config.invocation_params.args],
-                cwd=config.invocation_params.dir,
-                env={**os.environ, "KERAS_BACKEND": backend, "PARITY_FOLDER": folder},
-                stdout=subprocess.PIPE,
-                text=True,
+    started = time.time()
+    # Tracing and compiling keep one core busy: one backend for each.
+    workers = min(len(BACKENDS), os.cpu_count() or 1)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+    ):
+        runs = [pool.submit(run_backend, config, name, folder) for name in BACKENDS]
+        results = [run.result() for run in runs]
+    totals, exit_code = collections.Counter(), max(code for code, _ in results)
+    for _, last in results:
+        for count, word in COUNTS.findall(last):
+            totals[{"error": "failed", "errors": "failed"}.get(word, word)] += int(
+                count
             )
-            last = ""
-            for line in child.stdout:
-                print(line, end="", flush=True)
-                last = line if COUNTS.search(line) else last
-            exit_code = max(exit_code, child.wait())
-            for count, word in COUNTS.findall(last):
-                word = word.replace("errors", "error")
-                totals[word] = totals.get(word, 0) + int(count)
-    totals["failed"] = totals.get("failed", 0) + totals.pop("error", 0)
     if exit_code and not totals["failed"]:
         totals["failed"] = 1
     counts = ", ".join(
-        f"{totals.get(word, 0)} {word}" for word in ("passed", "failed", "skipped")
+        f"{totals[word]} {word}" for word in ("passed", "failed", "skipped")
     )
     print(f"\n{' + '.join(BACKENDS)}: {time.time() - started:.0f} s\n{counts}")
     return exit_code
+
+
+def run_backend(config, backend, folder):
+    """One backend in a process of its own: its exit code and its line of counts."""
+    # Where every core has a backend, more threads would only wait for each other.
+    threads = str(max((os.cpu_count() or 1) // len(BACKENDS), 1))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *config.invocation_params.args],
+        cwd=config.invocation_params.dir,
+        env={
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "PARITY_FOLDER": folder,
+            "OMP_NUM_THREADS": threads,
+            "TF_NUM_INTRAOP_THREADS": threads,
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    last = ""
+    for line in child.stdout:
+        print(f"{backend:>10} | {line}", end="", flush=True)
+        last = line if COUNTS.search(line) else last
+    return child.wait(), last
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +93,8 @@ def fixed_seed():
 def parity():
     """`parity(name, array, atol)`: the array is the same on every backend.
 
-    The first backend of a run writes it down, the others must agree. Arrays must not
-    depend on random weights, which differ: set them with `tests.tools.set_weights`.
+    The first backend to come to it writes it down, the others must agree. Arrays must
+    not depend on random weights, which differ: set them with `tests.tools.set_weights`.
     """
     folder = os.environ.get("PARITY_FOLDER")
 
@@ -81,9 +103,12 @@ def parity():
             return
         path = pathlib.Path(folder) / f"{name}.npy"
         array = np.asarray(array)
-        if path.exists():
+        own = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(own, array)
+        try:
+            # Either there is a whole file of that name or none.
+            os.link(own, path)
+        except FileExistsError:
             np.testing.assert_allclose(array, np.load(path), rtol=0, atol=atol)
-        else:
-            np.save(path, array)
 
     return check

@@ -5,7 +5,13 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from keras_muse.decoding import mask_rate, random_mask, uniform
+from keras_muse.decoding import (
+    filter_logits,
+    mask_rate,
+    random_mask,
+    sample_tokens,
+    uniform,
+)
 from keras_muse.image_tokenizer import downscale
 from keras_muse.layers import refuse_unknown, register, set_trainable
 from keras_muse.losses import Average
@@ -16,7 +22,7 @@ from keras_muse.presets.loading import PresetLoading
 __all__ = ["MuseMaskedImageModel"]
 
 # Streams of training noise, apart from those of decoding.
-_RATE, _ORDER, _DROPOUT, _CORRUPTED, _REPLACEMENT = 0, 1, 2, 3, 4
+_RATE, _ORDER, _DROPOUT, _CORRUPTED, _REPLACEMENT, _RESAMPLED, _DRAWN = range(7)
 # Mask rates from a quarter to the next share a loss and an accuracy in the logs.
 _BUCKETS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -65,6 +71,9 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         low_res_corruption: float in [0, 1]. Behind the first stage, largest share of
             low-res tokens that training replaces by random ones; each picture draws
             its own share up to it. Defaults to 0.
+        low_res_resampling: float in [0, 1]. Behind the first stage, largest share of
+            low-res tokens that training masks and lets the stage before draw anew, in
+            one step; each picture draws its own share up to it. Defaults to 0.
         seed: int32. Defaults to 0.
         **kwargs: `name`.
 
@@ -92,6 +101,7 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         train_text_encoder=False,
         min_mask_rate=0.0,
         low_res_corruption=0.0,
+        low_res_resampling=0.0,
         seed=0,
         **kwargs,
     ):
@@ -103,6 +113,7 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
             ("caption_dropout", caption_dropout),
             ("min_mask_rate", min_mask_rate),
             ("low_res_corruption", low_res_corruption),
+            ("low_res_resampling", low_res_resampling),
         ):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"`{name}` must lie in [0, 1]: received {value}.")
@@ -130,6 +141,7 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         self.train_text_encoder = train_text_encoder
         self.min_mask_rate = min_mask_rate
         self.low_res_corruption = low_res_corruption
+        self.low_res_resampling = low_res_resampling
         self.seed = seed
         # PyTorch finds the weights of what is assigned after the constructor above. It
         # would find only one of two graph weights of one name, and never clear the
@@ -207,8 +219,9 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         dropped = noise(_DROPOUT, 1)[:, 0] < (self.caption_dropout if training else 0.0)
         condition = self._condition(inputs, dropped)
         if self.stage:
-            low_res_ids = self._low_res_ids(inputs)
+            low_res_ids = self._low_res_ids(inputs, self.stage)
             if training:
+                low_res_ids = self._resample(low_res_ids, condition, inputs, noise)
                 low_res_ids = self._corrupt(low_res_ids, noise)
             condition["low_res_ids"] = low_res_ids
         memory = self.transformer.project_memory(condition)
@@ -272,16 +285,35 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
             )
         return ids
 
-    def _low_res_ids(self, inputs):
+    def _low_res_ids(self, inputs, stage):
         """Tokens of the stage before: given, or those of the downscaled picture."""
-        _check_keys(inputs, ("low_res_ids",), ("images",))
-        if "low_res_ids" in inputs:
-            return ops.cast(inputs["low_res_ids"], "int32")
-        tokenizer, transformer = self.backbone.stages[self.stage - 1]
+        if stage == self.stage:
+            _check_keys(inputs, ("low_res_ids",), ("images",))
+            if "low_res_ids" in inputs:
+                return ops.cast(inputs["low_res_ids"], "int32")
+        _check_keys(inputs, ("images",))
+        tokenizer, transformer = self.backbone.stages[stage - 1]
         factor = tokenizer.downsampling_factor
         height, width = (side * factor for side in transformer.grid_size)
         images = downscale(inputs["images"], height, width)
         return ops.stop_gradient(tokenizer.encode(images))
+
+    def _resample(self, ids, condition, inputs, noise):
+        """Lets the stage before draw some low-res tokens anew."""
+        if not self.low_res_resampling:
+            return ids
+        transformer = self.backbone.transformers[self.stage - 1]
+        if self.stage > 1:
+            coarser = self._low_res_ids(inputs, self.stage - 1)
+            condition = {**condition, "low_res_ids": coarser}
+        draws = noise(_RESAMPLED, ids.shape[1] + 1)
+        mask = draws[:, 1:] < self.low_res_resampling * draws[:, :1]
+        features = transformer.features(
+            ops.where(mask, transformer.mask_id, ids),
+            transformer.project_memory(condition),
+        )
+        logits = filter_logits(transformer.head(features))
+        return ops.where(mask, sample_tokens(logits, noise(_DRAWN, ids.shape[1])), ids)
 
     def _corrupt(self, ids, noise):
         """Replaces some low-res tokens by random ones."""
@@ -358,6 +390,7 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
             "train_text_encoder": self.train_text_encoder,
             "min_mask_rate": self.min_mask_rate,
             "low_res_corruption": self.low_res_corruption,
+            "low_res_resampling": self.low_res_resampling,
             "seed": self.seed,
         }
 

@@ -123,11 +123,24 @@ def test_low_res_tokens_are_those_of_the_downscaled_picture(preprocessor):
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (2, 32, 32, 3)).astype("uint8")
     large = small.repeat(2, axis=1).repeat(2, axis=2)
-    ids = trainer._low_res_ids(tensors({"images": large}))
+    ids = trainer._low_res_ids(tensors({"images": large}), stage=1)
     np.testing.assert_array_equal(
         ops.convert_to_numpy(ids),
         ops.convert_to_numpy(backbone.image_tokenizers[0].encode(small)),
     )
+
+
+def low_res_ids_seen(trainer, inputs):
+    """What the transformer of a stage reads, in training and in evaluation."""
+    seen = []
+    project = trainer.transformer.project_memory
+    trainer.transformer.project_memory = lambda inputs, **kwargs: (
+        seen.append(ops.convert_to_numpy(inputs["low_res_ids"]))
+        or project(inputs, **kwargs)
+    )
+    trainer(tensors(inputs), training=True)
+    trainer(tensors(inputs), training=False)
+    return seen
 
 
 @pytest.mark.parametrize("share", [0.0, 0.6])
@@ -135,15 +148,8 @@ def test_the_share_of_corrupted_low_res_tokens(preprocessor, share):
     trainer = MuseMaskedImageModel(
         tiny_backbone(2), preprocessor, stage=1, low_res_corruption=share
     )
-    seen = []
-    project = trainer.transformer.project_memory
-    trainer.transformer.project_memory = lambda inputs, **kwargs: (
-        seen.append(ops.convert_to_numpy(inputs["low_res_ids"]))
-        or project(inputs, **kwargs)
-    )
     inputs = batch(preprocessor, 1024)
-    trainer(tensors(inputs), training=True)
-    trainer(tensors(inputs), training=False)
+    seen = low_res_ids_seen(trainer, inputs)
     np.testing.assert_array_equal(seen[1], inputs["low_res_ids"])
     # A replacement is the same token once in 32. The share of a row is uniform up to
     # `share`: its mean is half of that, with a deviation of share / sqrt(12).
@@ -151,6 +157,49 @@ def test_the_share_of_corrupted_low_res_tokens(preprocessor, share):
     sigma = (share**2 / 12 + share / 2 / 16) ** 0.5 / 1024**0.5
     assert abs(changed.mean() - share / 2) <= 3 * sigma
     assert seen[0].min() >= 0 and seen[0].max() < 32
+
+
+def test_resampled_low_res_tokens_are_drawn_by_the_stage_before(preprocessor):
+    backbone = tiny_backbone(2)
+    base = backbone.transformers[0]
+    # This base is sure of token 7 at every masked position, and sees what is masked.
+    bias = np.full(32, -50.0)
+    bias[7] = 50.0
+    base.head.kernel.assign(0.0 * base.head.kernel)
+    base.head.bias.assign(bias)
+    read, features = [], base.features
+    base.features = lambda ids, memory: (
+        read.append(ops.convert_to_numpy(ids)) or features(ids, memory)
+    )
+    trainer = MuseMaskedImageModel(
+        backbone, preprocessor, stage=1, low_res_resampling=0.8
+    )
+    inputs = batch(preprocessor, 1024)
+    inputs["low_res_ids"] %= 7
+    seen = low_res_ids_seen(trainer, inputs)
+    np.testing.assert_array_equal(seen[1], inputs["low_res_ids"])
+    drawn = seen[0] != inputs["low_res_ids"]
+    assert np.all(seen[0][drawn] == 7)
+    np.testing.assert_array_equal(read[0] == base.mask_id, drawn)
+    sigma = (0.8**2 / 12 + 0.4 / 16) ** 0.5 / 1024**0.5
+    assert abs(drawn.mean() - 0.4) <= 3 * sigma
+
+
+def test_resampling_of_a_third_stage_reads_the_picture_of_the_first(preprocessor):
+    trainer = MuseMaskedImageModel(
+        tiny_backbone(3), preprocessor, stage=2, low_res_resampling=1.0
+    )
+    rng = np.random.default_rng(0)
+    rows = arrays(preprocessor.generate_preprocess(PROMPTS))
+    images = rng.integers(0, 256, (2, *trainer.backbone.image_shape)).astype("uint8")
+    logits = trainer(tensors({**rows, "images": images}), training=True)["logits"]
+    assert tuple(logits.shape) == (2, 256, 32)
+    assert np.all(np.isfinite(ops.convert_to_numpy(logits)))
+    ids = rng.integers(0, 32, (2, 64)).astype("int32")
+    fine = rng.integers(0, 32, (2, 256)).astype("int32")
+    given = {**rows, "image_ids": fine, "low_res_ids": ids}
+    with pytest.raises(ValueError, match="must hold 'images'"):
+        trainer(tensors(given), training=True)
 
 
 def test_dropping_the_caption_leaves_the_low_res_tokens(preprocessor):
