@@ -2,7 +2,7 @@
 
 from keras_muse.decoding.masking import mask_rate, random_mask
 from keras_muse.decoding.noise import gumbel, uniform
-from keras_muse.decoding.order import halton_ranks, token_ranks
+from keras_muse.decoding.order import halton_ranks, halton_turns, random_turns
 from keras_muse.decoding.sampler import Sampler, decode
 from keras_muse.decoding.sampling import (
     filter_logits,
@@ -19,12 +19,13 @@ __all__ = [
     "guidance_at",
     "gumbel",
     "halton_ranks",
+    "halton_turns",
     "log_probability",
     "mask_rate",
     "num_masked_after",
     "random_mask",
+    "random_turns",
     "sample_together",
     "sample_tokens",
-    "token_ranks",
     "uniform",
 ]

@@ -5,43 +5,78 @@ import functools
 import numpy as np
 from keras import ops
 
-__all__ = ["ORDERS", "halton_ranks", "token_ranks"]
+__all__ = ["ORDERS", "halton_ranks", "halton_turns", "random_turns"]
 
 ORDERS = ("confidence", "random", "halton")
 
 
-def token_ranks(order, noise, grid=None):
-    """When each token is revealed, the same for all steps of a decoding.
+def random_turns(noise, masked, spacing=0, grid=None):
+    """Whose turn it is in one step, at random, neighbours not together.
 
     Args:
-        order: `"random"`, or `"halton"`: tokens that are revealed together lie far
-            apart (Halton-MaskGIT, arXiv 2503.17076), with a start of its own for each
-            row.
         noise: (B, N) float32, uniform in (0, 1), distinct within a row.
-        grid: (rows, columns) of the tokens, for `"halton"`.
+        masked: (B, N) bool. The tokens that can be revealed.
+        spacing: int. With one above 0, first come tokens that lie more than `spacing`
+            rows or columns from each other: those with the largest noise of all masked
+            ones so near. Defaults to 0.
+        grid: (rows, columns) of the tokens; needed with a `spacing`.
 
     Returns:
-        (B, N) int32: a permutation of 0 .. N-1 in each row, first 0.
+        (B, N) float32. Where `masked` is true, the larger it is the sooner; elsewhere
+        it means nothing.
 
     Raises:
-        ValueError: if `"halton"` gets no grid, or one that does not have N tokens.
+        ValueError: if `grid` is needed and does not have N tokens.
+    """
+    if not spacing:
+        return noise
+    rows, columns = check_grid(grid, noise.shape[1], "a `spacing`")
+    heights = ops.reshape(ops.where(masked, noise, -1.0), (-1, rows, columns, 1))
+    around = ops.max_pool(
+        heights,
+        2 * spacing + 1,
+        strides=1,
+        padding="same",
+        data_format="channels_last",
+    )
+    is_peak = ops.reshape(heights >= around, ops.shape(noise))
+    return noise + ops.cast(is_peak, "float32")
+
+
+def halton_turns(noise, grid):
+    """Whose turn it is in all steps: first where the Halton sequence comes first.
+
+    What it visits one after another lies far apart (Halton-MaskGIT, arXiv 2503.17076).
+
+    Args:
+        noise: (B, N) float32, uniform in (0, 1). Moves the sequence of each row over
+            the edges, so that no token is always the first.
+        grid: (rows, columns) of the tokens.
+
+    Returns:
+        (B, N) float32, whole numbers, the larger the sooner.
+
+    Raises:
+        ValueError: if `grid` does not have N tokens.
     """
     num_tokens = noise.shape[1]
-    if order == "random":
-        return ops.cast(ops.argsort(ops.argsort(noise, axis=1), axis=1), "int32")
-    if grid is None or grid[0] * grid[1] != num_tokens:
-        raise ValueError(
-            f"`grid` must be the (rows, columns) of the {num_tokens} tokens for the "
-            f"order 'halton': received {grid}."
-        )
-    rows, columns = grid
-    # The whole order moved over the edges, so that no token is always the first.
+    rows, columns = check_grid(grid, num_tokens, "the order 'halton'")
     down = ops.cast(noise[:, :1] * rows, "int32")
     right = ops.cast(noise[:, -1:] * columns, "int32")
     cells = ops.arange(num_tokens, dtype="int32")
     y, x = cells // columns, cells % columns
     cells = (y + down) % rows * columns + (x + right) % columns
-    return ops.take(ops.convert_to_tensor(halton_ranks(rows, columns)), cells)
+    ranks = ops.take(ops.convert_to_tensor(halton_ranks(rows, columns)), cells)
+    return -ops.cast(ranks, "float32")
+
+
+def check_grid(grid, num_tokens, wanted_for):
+    if grid is None or grid[0] * grid[1] != num_tokens:
+        raise ValueError(
+            f"`grid` must be the (rows, columns) of the {num_tokens} tokens for "
+            f"{wanted_for}: received {grid}."
+        )
+    return grid
 
 
 @functools.lru_cache

@@ -6,7 +6,7 @@ import math
 from keras import ops
 
 from keras_muse.decoding.noise import gumbel, uniform
-from keras_muse.decoding.order import ORDERS, token_ranks
+from keras_muse.decoding.order import ORDERS, halton_turns, random_turns
 from keras_muse.decoding.sampling import (
     filter_logits,
     log_probability,
@@ -24,7 +24,7 @@ from keras_muse.layers import register
 __all__ = ["Sampler", "decode"]
 
 DRAWS = ("independent", "systematic")
-# Streams of noise within a step; the order is drawn once, before the first.
+# Streams of noise within a step.
 _TOKEN, _CONFIDENCE, _TOGETHER, _ORDER = 0, 1, 2, 3
 
 
@@ -48,9 +48,12 @@ class Sampler:
         mask_schedule: `"cosine"`, `"linear"`, `"square"` or `"cubic"`. Defaults to
             `"cosine"`.
         order: `"confidence"` reveals the most confident tokens first; `"random"` does
-            not look at them; `"halton"` reveals tokens together that lie far apart
-            (arXiv 2503.17076). The latter two do not use `choice_temperature`.
-            Defaults to `"confidence"`, the paper's.
+            not look at them, nor does `"halton"`, which reveals tokens together that
+            lie far apart (arXiv 2503.17076). The latter two do not use
+            `choice_temperature`. Defaults to `"confidence"`, the paper's.
+        spacing: int, at least 0. In random order, tokens of one step lie more than
+            `spacing` rows or columns apart while there are such, so that none is drawn
+            without knowing its neighbours. Defaults to 0.
         draw: `"independent"`, each token of a step by itself, or `"systematic"`, so
             that as many of them differ from the most likely as are expected to, see
             `sample_together`: what is there once in a picture is then not drawn twice
@@ -70,11 +73,12 @@ class Sampler:
     choice_temperature: float = 4.5
     mask_schedule: str = "cosine"
     order: str = "confidence"
+    spacing: int = 0
     draw: str = "independent"
 
     def __post_init__(self):
         """Refuses settings out of range."""
-        for name, low in (("num_steps", 1), ("top_k", 1)):
+        for name, low in (("num_steps", 1), ("top_k", 1), ("spacing", 0)):
             value = getattr(self, name)
             if name == "top_k" and value is None:
                 continue
@@ -107,6 +111,11 @@ class Sampler:
                     f"`{name}` must be one of {sorted(known)}: received "
                     f"{name}={getattr(self, name)!r}."
                 )
+        if self.spacing and self.order != "random":
+            raise ValueError(
+                "`spacing` must be 0 but in the order 'random': received "
+                f"spacing={self.spacing}, order={self.order!r}."
+            )
         if self.draw == "systematic" and self.order == "confidence":
             raise ValueError(
                 "`draw` must be 'independent' with the order 'confidence': received "
@@ -164,7 +173,8 @@ def decode(
         num_steps: () int32. T. Defaults to `sampler.num_steps`.
         guidance_scale: (B,) float32. Defaults to `sampler.guidance_scale`.
         stage: int. Index of the stage, which has its own noise. Defaults to 0.
-        grid: (rows, columns) of the tokens; to be given with the order `"halton"`.
+        grid: (rows, columns) of the tokens; to be given with the order `"halton"` or
+            a `spacing`.
 
     Returns:
         (B, N) int32. After the last step no `mask_id` is left.
@@ -187,10 +197,9 @@ def decode(
             )
         num_start = ops.sum(ops.cast(image_ids == mask_id, "int32"), axis=1)
 
-    ranks = None
-    if sampler.order != "confidence":
-        noise = uniform(seeds, stage, 0, _ORDER, num_tokens)
-        ranks = token_ranks(sampler.order, noise, grid)
+    turns = None
+    if sampler.order == "halton":
+        turns = halton_turns(uniform(seeds, stage, 0, _ORDER, num_tokens), grid)
 
     def step(i, ids):
         masked = ids == mask_id
@@ -204,7 +213,7 @@ def decode(
             i, num_steps, num_start, unknown, sampler.mask_schedule
         )
         noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
-        if ranks is None:
+        if sampler.order == "confidence":
             drawn = sample_tokens(filtered, noise)
             done = ops.cast(i + 1, "float32") / ops.cast(num_steps, "float32")
             tau = sampler.choice_temperature * (1.0 - done)
@@ -212,23 +221,27 @@ def decode(
             confidence = confidence + tau * gumbel(
                 seeds, stage, i, _CONFIDENCE, num_tokens
             )
-            kept = _largest(confidence, masked, remain)
+            kept, _ = _largest(confidence, masked, remain)
+            return ops.where(kept, drawn, ids)
+        score = turns
+        if sampler.order == "random":
+            score = uniform(seeds, stage, i, _ORDER, num_tokens)
+            score = random_turns(score, masked, sampler.spacing, grid)
+        kept, ranks = _largest(score, masked, remain)
+        if sampler.draw == "systematic":
+            noise = uniform(seeds, stage, i, _TOGETHER, 1)
+            drawn = sample_together(filtered, noise, kept, ranks)
         else:
-            kept = _largest(-ops.cast(ranks, "float32"), masked, remain)
-            if sampler.draw == "systematic":
-                together = uniform(seeds, stage, i, _TOGETHER, 1)
-                drawn = sample_together(filtered, together, kept, ranks)
-            else:
-                drawn = sample_tokens(filtered, noise)
+            drawn = sample_tokens(filtered, noise)
         return ops.where(kept, drawn, ids)
 
     return ops.fori_loop(start, stop, step, ops.cast(image_ids, "int32"))
 
 
 def _largest(score, masked, remain):
-    """Which masked tokens are revealed: all but `remain` with the smallest scores."""
+    """Which masked tokens are revealed, all but `remain`, and the ranks that tell."""
     # Ranks, not a threshold: equal scores must not change the count.
     score = ops.where(masked, score, float("inf"))
-    ranks = ops.argsort(ops.argsort(score, axis=1), axis=1)
-    again = ops.cast(ranks, "int32") < remain[:, None]
-    return ops.logical_and(masked, ops.logical_not(again))
+    ranks = ops.cast(ops.argsort(ops.argsort(score, axis=1), axis=1), "int32")
+    again = ranks < remain[:, None]
+    return ops.logical_and(masked, ops.logical_not(again)), ranks

@@ -116,18 +116,32 @@ def halton_ranks(rows, columns):
     return [visited.index(cell) for cell in range(rows * columns)]
 
 
-def token_ranks(order, noise, grid):
-    """One row: N floats and a (rows, columns) to a list of N ints."""
-    if order == "random":
-        return [sorted(noise).index(value) for value in noise]
-    rows, columns = grid
-    down, right = int(noise[0] * rows), int(noise[-1] * columns)
-    ranks = halton_ranks(rows, columns)
-    return [
-        ranks[(y + down) % rows * columns + (x + right) % columns]
-        for y in range(rows)
-        for x in range(columns)
-    ]
+def turns(sampler, noise, masked, grid):
+    """One row: N floats, masked positions; {position: the larger the sooner}."""
+    rows, columns = grid or (1, len(noise))
+    if sampler.order == "halton":
+        down, right = int(noise[0] * rows), int(noise[-1] * columns)
+        ranks = halton_ranks(rows, columns)
+        return {
+            i: -ranks[
+                (i // columns + down) % rows * columns + (i % columns + right) % columns
+            ]
+            for i in masked
+        }
+
+    def near(i):
+        return [
+            j
+            for j in masked
+            if abs(i // columns - j // columns) <= sampler.spacing
+            and abs(i % columns - j % columns) <= sampler.spacing
+        ]
+
+    return {
+        i: noise[i]
+        + (sampler.spacing > 0 and noise[i] == max(noise[j] for j in near(i)))
+        for i in masked
+    }
 
 
 def draw_together(probabilities, start, ranks):
@@ -215,16 +229,16 @@ def decode_step(
             for i in masked
         }
     else:
-        order_noise = uniform([seed], stage, 0, 3, len(ids))[0]
-        ranks = token_ranks(sampler.order, list(order_noise), grid)
-        score = {i: -ranks[i] for i in masked}
+        order_step = 0 if sampler.order == "halton" else step
+        order_noise = uniform([seed], stage, order_step, 3, len(ids))[0]
+        score = turns(sampler, list(order_noise), masked, grid)
     remain = num_masked_after(
         step, num_steps, num_start, len(masked), sampler.mask_schedule
     )
     kept = sorted(masked, key=score.get)[remain:]
     if sampler.draw == "systematic":
         start = uniform([seed], stage, step, 2, 1)[0, 0]
-        drawn = draw_together({i: probabilities[i] for i in kept}, start, ranks)
+        drawn = draw_together({i: probabilities[i] for i in kept}, start, score)
     result = ids.copy()
     for i in kept:
         result[i] = drawn[i]

@@ -119,10 +119,14 @@ SETTINGS = {
     "cubic": {"num_steps": 9, "mask_schedule": "cubic", "top_p": 0.6},
     "random": {"num_steps": 5, "order": "random", "guidance_scale": 2.0},
     "halton": {"num_steps": 6, "order": "halton", "temperature": 0.7},
+    "spaced": {"num_steps": 5, "order": "random", "spacing": 1},
     "systematic": {"num_steps": 5, "order": "halton", "draw": "systematic"},
     "systematic_random": {
         "num_steps": 3, "order": "random", "draw": "systematic", "top_k": 6,
         "temperature": 0.6, "mask_schedule": "linear"
+    },
+    "systematic_spaced": {
+        "num_steps": 4, "order": "random", "spacing": 2, "draw": "systematic"
     },
     "systematic_argmax": {
         "num_steps": 4, "order": "random", "draw": "systematic", "temperature": 0.0
@@ -362,6 +366,7 @@ NUMBERS = ("guidance_scale", "temperature", "choice_temperature")
     [
         *(("num_steps", value) for value in (0, -1, 2.0, "4", None, True, np.nan)),
         *(("top_k", value) for value in (0, -1, 2.0, "4", True, np.nan)),
+        *(("spacing", value) for value in (-1, 2.0, "4", None, True, np.nan)),
         *(
             (name, value)
             for name in NUMBERS
@@ -388,23 +393,29 @@ def test_settings_out_of_range(name, value):
 def test_what_depends_on_the_draw_cannot_come_before_it():
     with pytest.raises(ValueError, match="`draw` must be 'independent'.*'confidence'"):
         Sampler(draw="systematic")
+    for order in ("confidence", "halton"):
+        with pytest.raises(ValueError, match=f"`spacing` must be 0.*=2.*'{order}'"):
+            Sampler(order=order, spacing=2)
 
 
-def test_halton_needs_the_grid():
+@pytest.mark.parametrize(
+    "settings", [{"order": "halton"}, {"order": "random", "spacing": 1}], ids=str
+)
+@pytest.mark.parametrize("grid", [None, (4, 5)], ids=str)
+def test_some_orders_need_the_grid(settings, grid):
     ids, seeds = (ops.convert_to_tensor(x, "int32") for x in (masked_ids(), SEEDS))
-    for grid in (None, (4, 5)):
-        with pytest.raises(ValueError, match=f"`grid` must be.*{re.escape(str(grid))}"):
-            decode(predict, ids, seeds, Sampler(order="halton"), MASK, grid=grid)
+    with pytest.raises(ValueError, match=f"`grid` must be.*{re.escape(str(grid))}"):
+        decode(predict, ids, seeds, Sampler(**settings), MASK, grid=grid)
 
 
 def test_settings_at_their_limits():
-    Sampler(1, 0.0, "constant", 0.0, 1, 1.0, 0, "linear", "random", "systematic")
+    Sampler(1, 0.0, "constant", 0.0, 1, 1.0, 0, "linear", "random", 0, "systematic")
     Sampler(num_steps=1000, guidance_scale=3, top_p=1, top_k=None)
 
 
 def test_sampler_round_trips():
     sampler = Sampler(
-        7, 3.5, "constant", 0.9, 40, 0.95, 2.0, "square", "halton", "systematic"
+        7, 3.5, "constant", 0.9, 40, 0.95, 2.0, "square", "random", 3, "systematic"
     )
     assert Sampler.from_config(sampler.get_config()) == sampler
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(sampler)))

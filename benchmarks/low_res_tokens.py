@@ -1,0 +1,140 @@
+"""Which low-res tokens a super-resolution stage should learn from.
+
+    python benchmarks/low_res_tokens.py
+
+The paper does not tell whether its second stage was trained on the tokens of true
+pictures or on what the base model draws. Three trainings go on from the weights of the
+preset, with the same pictures, noise and schedule: on clean tokens, on tokens of which
+up to `--share` are random (`low_res_corruption`), and on tokens of which up to
+`--share` are masked and drawn anew by the base (`low_res_resampling`). Each is then
+measured on true low-res tokens, and on those that the base draws from held-out
+captions, the same for all. The Frechet distance is that of benchmarks/cascade.py.
+"""
+
+import argparse
+import json
+
+import keras
+import numpy as np
+from cascade import RESULTS, batches, feature_extractor, frechet_distance
+from shapes_agreement import markdown
+
+import keras_muse
+from keras_muse.data import shapes, shapes_checker
+from keras_muse.models import MuseMaskedImageModel
+from keras_muse.recipes.fitting import muon
+from keras_muse.recipes.measures import Translation
+
+SEED, BATCH = 31, 32
+
+
+def train(muse, steps, **low_res):
+    """Trains the second stage a little more."""
+    keras.utils.set_random_seed(SEED)
+    trainer = MuseMaskedImageModel(
+        muse.backbone, muse.preprocessor, stage=1, seed=SEED, **low_res
+    )
+    trainer.compile(muon(steps, decay=0.9, peak=1e-3))
+    pictures = shapes.dataset("train", SEED, scale=2, batch_size=BATCH)
+    trainer.fit(pictures.prefetch(4), epochs=1, steps_per_epoch=steps, verbose=0)
+
+
+class Measure:
+    """What the second stage makes of true tokens and of drawn ones."""
+
+    def __init__(self, muse, count):
+        """Draws the base tokens of `count` captions."""
+        self.muse, self.features = muse, feature_extractor()
+        self.true = Translation(
+            muse.backbone, muse.preprocessor, muse.samplers, SEED + 1, count=64
+        )
+        images, self.captions = shapes.examples(
+            "held_out_captions", 0, count, SEED + 2, 2
+        )
+        self.wanted = self.features_of(images)
+        self.seeds = np.arange(count, dtype="int32")
+        self.base = np.concatenate(
+            [
+                muse.generate_tokens(self.captions[i : i + 50], None, seeds)[0]
+                for i, seeds in zip(range(0, count, 50), batches(self.seeds))
+            ]
+        )
+
+    def features_of(self, images):
+        """(B, 128) features of pictures."""
+        return np.concatenate([self.features(b / 255.0) for b in batches(images)])
+
+    def __call__(self):
+        """A row of the table."""
+        images = []
+        for i in range(0, len(self.seeds), 50):
+            rows = slice(i, i + 50)
+            tokens = self.muse.generate_tokens(
+                self.captions[rows], None, self.seeds[rows], tokens=[self.base[rows]]
+            )
+            images.append(self.muse.decode_images(tokens[-1]))
+        images = np.concatenate(images)
+        exact = shapes_checker.agreement(images, self.captions)["exact"]
+        made = self.features_of(images)
+        true = self.true()
+        return {
+            "true tokens: high-res tokens right": true["test_tokens"],
+            "PSNR": true["test_psnr"],
+            "agreement": true["test_agreement"],
+            "drawn tokens: agreement": round(float(exact.mean()), 4),
+            "Frechet distance": round(frechet_distance(made, self.wanted), 5),
+        }
+
+    def of_base(self):
+        """The row of the base alone."""
+        pictures = self.muse.decode_images(self.base, stage=0)
+        exact = shapes_checker.agreement(pictures, self.captions)["exact"]
+        return {"drawn tokens: agreement": round(float(exact.mean()), 4)}
+
+
+def main():
+    """Reads the command line, writes low_res_tokens.{json,md}."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="muse_shapes")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--share", type=float, default=0.3)
+    parser.add_argument("--count", type=int, default=200)
+    options = parser.parse_args()
+    muse = keras_muse.presets.load(options.preset)
+    transformer = muse.backbone.stages[1].transformer
+    start = transformer.get_weights()
+    measure = Measure(muse, options.count)
+    table = {"base alone": measure.of_base(), "before": measure()}
+    print(table, flush=True)
+    for name, low_res in (
+        ("clean", {}),
+        ("corrupted", {"low_res_corruption": options.share}),
+        ("resampled", {"low_res_resampling": options.share}),
+    ):
+        transformer.set_weights(start)
+        train(muse, options.steps, **low_res)
+        table[name] = measure()
+        print(name, table[name], flush=True)
+    pictures = options.steps * BATCH
+    title = (
+        f"Low-res tokens of training: {pictures} pictures more, share up to "
+        f"{options.share}, {options.count} held-out captions"
+    )
+    report = {
+        "backend": keras.config.backend(),
+        "keras": keras.__version__,
+        "keras_muse": keras_muse.__version__,
+        **vars(options),
+        "table": table,
+    }
+    text = markdown(title, table)
+    text += "\nMade by `python benchmarks/low_res_tokens.py`, which tells what it is.\n"
+    (RESULTS / "low_res_tokens.json").write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / "low_res_tokens.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
