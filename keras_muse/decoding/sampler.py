@@ -43,6 +43,9 @@ class Sampler:
             Defaults to 1.
         top_k: optional int, at least 1. Defaults to `None`.
         top_p: optional float in (0, 1]. Defaults to `None`.
+        epsilon_cutoff: float in [0, 1). Tokens of a smaller probability are never drawn
+            (arXiv 2210.15191): what is left of the others stays in proportion, which a
+            temperature below 1 changes. Defaults to 0.
         choice_temperature: float, at least 0. Gumbel noise on the confidence, falling
             to 0 at the last step (MaskGIT). Defaults to 4.5.
         mask_schedule: `"cosine"`, `"linear"`, `"square"` or `"cubic"`. Defaults to
@@ -70,6 +73,7 @@ class Sampler:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    epsilon_cutoff: float = 0.0
     choice_temperature: float = 4.5
     mask_schedule: str = "cosine"
     order: str = "confidence"
@@ -87,7 +91,12 @@ class Sampler:
                     f"`{name}` must be an int of at least {low}: received "
                     f"{name}={value!r}."
                 )
-        for name in ("guidance_scale", "temperature", "choice_temperature"):
+        for name in (
+            "guidance_scale",
+            "temperature",
+            "choice_temperature",
+            "epsilon_cutoff",
+        ):
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not (number and math.isfinite(value) and value >= 0):
@@ -95,6 +104,11 @@ class Sampler:
                     f"`{name}` must be a finite number of at least 0: received "
                     f"{name}={value!r}."
                 )
+        if self.epsilon_cutoff >= 1.0:
+            raise ValueError(
+                "`epsilon_cutoff` must be below 1: received "
+                f"epsilon_cutoff={self.epsilon_cutoff!r}."
+            )
         number = isinstance(self.top_p, (int, float)) and self.top_p is not True
         if self.top_p is not None and not (number and 0.0 < self.top_p <= 1.0):
             raise ValueError(
@@ -206,7 +220,11 @@ def decode(
         guidance = guidance_at(i, num_steps, guidance_scale, sampler.guidance_schedule)
         logits = predict(ids, guidance)
         filtered = filter_logits(
-            logits, sampler.temperature, sampler.top_k, sampler.top_p
+            logits,
+            sampler.temperature,
+            sampler.top_k,
+            sampler.top_p,
+            sampler.epsilon_cutoff,
         )
         unknown = ops.sum(ops.cast(masked, "int32"), axis=1)
         remain = num_masked_after(

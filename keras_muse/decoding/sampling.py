@@ -18,8 +18,8 @@ _MINUS_INFINITY = -1e9
 _ONE = 1 << 24
 
 
-def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
-    """Applies temperature, then top-k, then top-p.
+def filter_logits(logits, temperature=1.0, top_k=None, top_p=None, epsilon_cutoff=0.0):
+    """Applies temperature, then top-k, then top-p, then the epsilon cutoff.
 
     Thresholds are found by bisection: sorting 8192 logits for every token costs as
     much as the transformer does on a CPU.
@@ -31,6 +31,8 @@ def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
         top_k: optional int. Keeps the k most likely tokens (more if they tie).
         top_p: optional float in (0, 1]. Keeps the fewest most likely tokens whose
             probabilities sum to at least p (more if they tie).
+        epsilon_cutoff: float in [0, 1). Leaves out tokens whose probability is below
+            it, but never the most likely one (arXiv 2210.15191).
 
     Returns:
         (B, N, V) float32, shifted so that its maximum is 0, -1e9 where a token is
@@ -46,6 +48,12 @@ def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
     if top_p is not None and top_p < 1.0:
         weights = ops.softmax(logits, axis=-1)
         logits = _keep_heaviest(logits, weights, float(top_p))
+    if epsilon_cutoff > 0.0:
+        weights = ops.exp(logits)
+        least = epsilon_cutoff * ops.sum(weights, axis=-1, keepdims=True)
+        # The most likely token has the weight 1.
+        least = ops.minimum(least, 1.0)
+        logits = ops.where(weights >= least, logits, _MINUS_INFINITY)
     return logits
 
 

@@ -70,7 +70,7 @@ def log_softmax(logits):
     return shifted - math.log(np.exp(shifted).sum())
 
 
-def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
+def filter_logits(logits, temperature=1.0, top_k=None, top_p=None, epsilon_cutoff=0.0):
     """Probabilities (V,) of one token, by sorting."""
     logits = np.asarray(logits, "float64")
     if temperature == 0:
@@ -86,7 +86,10 @@ def filter_logits(logits, temperature=1.0, top_k=None, top_p=None):
         enough = np.argmax(sums >= top_p - 1e-12) + 1
         probabilities[order[enough:]] = 0
         probabilities /= probabilities.sum()
-    return probabilities
+    is_likely = probabilities >= epsilon_cutoff
+    is_likely[order[0]] = True
+    probabilities = np.where(is_likely, probabilities, 0)
+    return probabilities / probabilities.sum()
 
 
 def draw(probabilities, noise):
@@ -215,7 +218,13 @@ def decode_step(
     logits = np.asarray(predict(ids[None], np.array([guidance], "float32")))[0]
     masked = [i for i in range(len(ids)) if ids[i] == mask_id]
     probabilities = {
-        i: filter_logits(logits[i], sampler.temperature, sampler.top_k, sampler.top_p)
+        i: filter_logits(
+            logits[i],
+            sampler.temperature,
+            sampler.top_k,
+            sampler.top_p,
+            sampler.epsilon_cutoff,
+        )
         for i in masked
     }
     token_noise = uniform([seed], stage, step, 0, len(ids))[0]

@@ -114,6 +114,7 @@ SETTINGS = {
     "argmax": {"num_steps": 7, "temperature": 0.0, "choice_temperature": 0.0},
     "cold": {"num_steps": 7, "temperature": 0.5, "choice_temperature": 1.0},
     "filtered": {"num_steps": 8, "top_k": 5, "top_p": 0.8, "temperature": 1.3},
+    "cutoff": {"num_steps": 5, "epsilon_cutoff": 0.1, "temperature": 1.2, "top_p": 0.9},
     "linear": {"num_steps": 4, "mask_schedule": "linear"},
     "square": {"num_steps": 4, "mask_schedule": "square", "top_k": 3},
     "cubic": {"num_steps": 9, "mask_schedule": "cubic", "top_p": 0.6},
@@ -358,7 +359,7 @@ def test_predict_gets_the_guidance_of_the_step():
             assert len(new) and np.all(new == round(10 * guidance) % V)
 
 
-NUMBERS = ("guidance_scale", "temperature", "choice_temperature")
+NUMBERS = ("guidance_scale", "temperature", "choice_temperature", "epsilon_cutoff")
 
 
 @pytest.mark.parametrize(
@@ -372,6 +373,7 @@ NUMBERS = ("guidance_scale", "temperature", "choice_temperature")
             for name in NUMBERS
             for value in (-0.1, np.nan, np.inf, "1", None, True, [1.0])
         ),
+        *(("epsilon_cutoff", value) for value in (1.0, 7)),
         *(("top_p", value) for value in (0.0, -0.1, 1.1, np.nan, "1", True, [0.5])),
         *(
             ("guidance_schedule", value)
@@ -409,13 +411,24 @@ def test_some_orders_need_the_grid(settings, grid):
 
 
 def test_settings_at_their_limits():
-    Sampler(1, 0.0, "constant", 0.0, 1, 1.0, 0, "linear", "random", 0, "systematic")
+    Sampler(1, 0.0, "constant", 0.0, 1, 1.0, 0, 0, "linear", "random", 0, "systematic")
     Sampler(num_steps=1000, guidance_scale=3, top_p=1, top_k=None)
 
 
 def test_sampler_round_trips():
     sampler = Sampler(
-        7, 3.5, "constant", 0.9, 40, 0.95, 2.0, "square", "random", 3, "systematic"
+        7,
+        3.5,
+        "constant",
+        0.9,
+        40,
+        0.95,
+        0.01,
+        2.0,
+        "square",
+        "random",
+        3,
+        "systematic",
     )
     assert Sampler.from_config(sampler.get_config()) == sampler
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(sampler)))

@@ -226,6 +226,25 @@ def test_top_p_keeps_the_minimal_set(codebook_size, top_p):
         assert inside.min() > outside.max(initial=0)
 
 
+@pytest.mark.parametrize("cutoff", [0.0, 1e-3, 0.05, 0.3, 0.999])
+def test_the_epsilon_cutoff_leaves_out_the_unlikely(cutoff):
+    logits = random_logits((3, 50, 37))
+    wanted = probabilities(logits) >= cutoff
+    wanted |= logits == logits.max(-1, keepdims=True)
+    result = kept(logits, epsilon_cutoff=cutoff)
+    # Where a probability is the cutoff to the last digits, both are right.
+    clear = np.abs(probabilities(logits) - cutoff) > 1e-6
+    np.testing.assert_array_equal(result[clear], wanted[clear])
+    assert np.all(result.any(-1))
+    # Among those that stay, nothing changes.
+    rest = np.where(result, logits.astype("float64"), -np.inf)
+    np.testing.assert_allclose(
+        probabilities(filtered(logits, epsilon_cutoff=cutoff)),
+        probabilities(rest),
+        atol=1e-6,
+    )
+
+
 def test_top_p_of_one_keeps_everything():
     logits = random_logits((1, 2, 100))
     np.testing.assert_array_equal(filtered(logits, top_p=1.0), filtered(logits))
