@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 import keras_muse
 from keras_muse.data import shapes, shapes_checker
+from keras_muse.models import MuseBackbone, MuseTextToImage
 from keras_muse.recipes.measures import reconstruction_quality
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -38,6 +39,12 @@ def generate(muse, captions, batch_size=50, **settings):
         seeds = list(range(start, start + len(prompts)))
         pictures.append(muse.generate(prompts, seed=seeds, **settings))
     return np.concatenate(pictures)
+
+
+def base_of(muse):
+    """The first stage alone; the weights are shared."""
+    backbone = MuseBackbone(muse.backbone.text_encoder, muse.backbone.stages[:1])
+    return MuseTextToImage(backbone, muse.preprocessor, muse.samplers[:1])
 
 
 def scores(pictures, captions):
@@ -110,12 +117,13 @@ def measure(muse, count):
 
 
 def sweep(muse, count):
-    """Exact agreement for steps and guidance scales, as table and plot."""
+    """Exact agreement of the base for steps and guidance scales, table and plot."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    muse = base_of(muse)
     _, captions = shapes.examples("held_out_captions", 0, count, SEED)
     table = {}
     for steps in STEPS:
@@ -134,7 +142,9 @@ def sweep(muse, count):
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(RESULTS / "shapes_sweep.png", dpi=120)
-    title = f"Exact agreement, {count} held-out captions, steps and guidance scale"
+    title = (
+        f"Exact agreement of the base, {count} held-out captions, steps and guidance"
+    )
     report = {"about": about(muse), "captions": count, "exact": table}
     write("shapes_sweep", report, markdown(title, table))
 

@@ -137,6 +137,9 @@ def make_parser():
     train.add_argument(
         "--initial-preset", help="preset whose base is to learn on (none)"
     )
+    train.add_argument(
+        "--seed", type=int, help="of the pictures that it learns on from (7)"
+    )
     return parser
 
 
@@ -273,7 +276,7 @@ def run_presets(options):
 def run_train_shapes(options):
     """`keras-muse train-shapes`."""
     say_backend()
-    names = ("tokenizer_steps", "pictures", "precision", "initial_preset")
+    names = ("tokenizer_steps", "pictures", "precision", "initial_preset", "seed")
     given = {name: getattr(options, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
     print(muse_shapes.train(options.folder, **given))

@@ -57,8 +57,8 @@ def train(
     """Trains all parts: tokenizers, text encoder, base, super-resolution, decoder.
 
     What is finished in `folder` is not trained again, and what was stopped goes on.
-    With `initial_preset` the base tokenizer and the text encoder stay what they are,
-    and the base goes on learning from pictures that it has not seen.
+    With `initial_preset` the base transformer goes on learning from pictures that it
+    has not seen, and everything else that the preset has stays what it is.
 
     Args:
         folder: str or path. Gets `preset/`, the image tokenizers, and a log and a
@@ -75,8 +75,8 @@ def train(
             trained on. Defaults to 40,000.
         initial_preset: optional str, a preset that this recipe made. Defaults to
             `None`: from nothing.
-        seed: int, 0 or more. What is drawn at random. One of its own for each
-            `initial_preset` shows the base scenes that it has not seen. Defaults to 7.
+        seed: int, 0 or more. With `initial_preset`, which scenes are shown and what is
+            masked: give every training that goes on another one. Defaults to 7.
 
     Returns:
         `pathlib.Path` of the preset.
@@ -94,6 +94,8 @@ def train(
         backbone, preprocessor = prolong_base(
             folder, initial_preset, pictures, *settings, seed=seed
         )
+        if len(backbone.stages) > 1:
+            return save_preset(folder, backbone, preprocessor)
     keras.utils.set_random_seed(SEED)
     high_res_steps = max(tokenizer_steps // 2, often)
     often = min(100, often)
@@ -236,6 +238,9 @@ def prolong_base(
         two_groups=0.7,
     )
     fit(trainer, folder / "base_2_backup", log, batches, steps, steps_per_epoch)
+    # The tokens mean what they meant, so what translates and draws them fits.
+    stages = [backbone.stages[0], *muse.backbone.stages[1:]]
+    backbone = MuseBackbone(backbone.text_encoder, stages, name=backbone.name)
     return backbone, preprocessor
 
 
