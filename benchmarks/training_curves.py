@@ -32,11 +32,17 @@ PANELS = (
         "base: agreement while training (128 pictures)",
         ("exact", "exact_1_group", "exact_2_groups", "count", "colors"),
     ),
-    ("base_2.csv", "base, prolonged: masked cross-entropy, nats", ("loss",)),
-    (
-        "base_2.csv",
-        "base, prolonged: agreement while training (128 pictures)",
-        ("exact", "exact_1_group", "exact_2_groups", "count", "colors"),
+    *(
+        panel
+        for log, times in (("prolonged_7", "once"), ("prolonged_207", "twice"))
+        for panel in (
+            (f"{log}.csv", f"base, prolonged {times}: cross-entropy, nats", ("loss",)),
+            (
+                f"{log}.csv",
+                f"base, prolonged {times}: agreement (128 pictures)",
+                ("exact", "exact_1_group", "exact_2_groups", "count", "colors"),
+            ),
+        )
     ),
     ("high_res_tokenizer.csv", "high-res tokenizer: PSNR, dB", ("test_psnr",)),
     ("super_resolution.csv", "super-resolution: masked cross-entropy", ("loss",)),

@@ -71,5 +71,5 @@ def test_recipe_runs_and_resumes(tmp_path):
     # The base of a preset goes on.
     more = [*recipe[:-1], "more", "--initial-preset", "run/preset", *small]
     run(more, tmp_path)
-    assert (tmp_path / "more" / "base_2.csv").exists()
+    assert (tmp_path / "more" / "prolonged_7.csv").exists()
     assert (tmp_path / "more" / "preset" / "model.weights.h5").exists()

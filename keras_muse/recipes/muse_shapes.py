@@ -219,13 +219,14 @@ def prolong_base(
     backbone.stages[0].transformer.set_weights(
         muse.backbone.stages[0].transformer.get_weights()
     )
+    log_name = f"prolonged_{seed}"
     # Other scenes, and other tokens of them masked, than those it has learned from.
     seed = seed + 100
     trainer = MuseMaskedImageModel(backbone, preprocessor, seed=seed)
     steps = pictures // batch_size
     trainer.compile(muon(steps, decay=0.9, peak=1e-3))
     log = Log(
-        folder / "base_2.csv",
+        folder / f"{log_name}.csv",
         batch_size * steps_per_epoch,
         TextUse(backbone, preprocessor, SEED + 2),
         every=4,
@@ -237,7 +238,7 @@ def prolong_base(
         start=log.pictures_seen(),
         two_groups=0.7,
     )
-    fit(trainer, folder / "base_2_backup", log, batches, steps, steps_per_epoch)
+    fit(trainer, folder / f"{log_name}_backup", log, batches, steps, steps_per_epoch)
     # The tokens mean what they meant, so what translates and draws them fits.
     stages = [backbone.stages[0], *muse.backbone.stages[1:]]
     backbone = MuseBackbone(backbone.text_encoder, stages, name=backbone.name)
