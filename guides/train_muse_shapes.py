@@ -9,7 +9,8 @@ a preset.
 Everything is drawn from one seed. Kill it whenever you like: the same command goes on
 from the last checkpoint. It runs on CPU or on a GPU, on every backend. The recipe
 itself is keras_muse/recipes/muse_shapes.py; the command `keras-muse train-shapes`
-runs it too.
+runs it too. The settings of the sampler count as much as the training does: see
+benchmarks/results/samplers.md.
 
 On Linux, keep glibc from handing memory back after every tensor:
     export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
@@ -32,7 +33,9 @@ What to expect (one CPU core for each figure):
     prolonged   `--initial-preset PRESET --pictures 480000` goes on with the base, its
                 text encoder frozen: 100 minutes. The loss of the last 64,000 pictures
                 is 0.395 (before: 0.401); exact agreement of the preset rises from 65.1
-                to 70.6 %.
+                to 70.6 %. Once more from there, `--pictures 208000 --seed 207
+                --precision float32`: 83 minutes on a core without bfloat16, loss
+                LOSS. Other scenes each time, since each has a seed of its own.
     cascade     High-res tokenizer: 28,800 pictures in 13 minutes on PyTorch, 36.9 dB,
                 agreement 100 %. Super-resolution: its low-res tokens say nearly all,
                 so the loss stays at 3 nats for 10,000 pictures and is 0.002 after
