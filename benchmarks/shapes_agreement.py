@@ -1,6 +1,6 @@
 """How often a picture of the shapes world is what its caption says.
 
-    python benchmarks/shapes_agreement.py            # the table, 2 x 1,000 pictures
+    python benchmarks/shapes_agreement.py            # the table, 1,200 pictures
     python benchmarks/shapes_agreement.py --sweep    # steps x guidance, and a plot
     python benchmarks/shapes_agreement.py --sheet    # 64 pictures to look at
 
@@ -26,8 +26,8 @@ from keras_muse.recipes.measures import reconstruction_quality
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SCORES = ("exact", "background", "count", "colors", "shapes", "sizes", "relation")
-STEPS = (1, 2, 4, 8, 12, 16, 24)
-SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+STEPS = (1, 2, 4, 8, 12, 16, 24, 48)
+SCALES = (1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0)
 SEED = 11
 
 
@@ -102,7 +102,8 @@ def markdown(title, table):
 def measure(muse, count):
     """The main table."""
     report, text = {"about": about(muse)}, []
-    for split in ("held_out_captions", "held_out_pairs"):
+    splits = {"held_out_captions": count, "held_out_pairs": -(-count // 5)}
+    for split, count in splits.items():
         scale = muse.backbone.image_shape[0] // 64
         originals, captions = shapes.examples(split, 0, count, SEED, scale)
         started = time.time()

@@ -35,7 +35,7 @@ What to expect (one CPU core for each figure):
                 is 0.395 (before: 0.401); exact agreement of the preset rises from 65.1
                 to 70.6 %. Once more from there, `--pictures 208000 --seed 207
                 --precision float32`: 83 minutes on a core without bfloat16, loss
-                LOSS. Other scenes each time, since each has a seed of its own.
+                0.387. Other scenes each time, since each has a seed of its own.
     cascade     High-res tokenizer: 28,800 pictures in 13 minutes on PyTorch, 36.9 dB,
                 agreement 100 %. Super-resolution: its low-res tokens say nearly all,
                 so the loss stays at 3 nats for 10,000 pictures and is 0.002 after

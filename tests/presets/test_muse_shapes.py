@@ -76,7 +76,7 @@ def test_the_second_stage_translates_the_first(muse):
 def test_pictures_are_what_was_asked_for(muse, held_out):
     images = muse.generate(held_out, seed=0)
     agreement = shapes_checker.agreement(images, held_out)
-    # Two thirds of what the model card says of held-out captions.
-    assert np.mean(agreement["exact"]) >= 0.47
+    # What the model card says of held-out captions, less four standard errors.
+    assert np.mean(agreement["exact"]) >= 0.7
     assert np.mean(agreement["colors"]) >= 0.9
     assert np.mean(agreement["background"]) >= 0.95
