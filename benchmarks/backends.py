@@ -3,8 +3,8 @@
     python benchmarks/backends.py
 
 Makes 1,000 pictures on each backend, in processes side by side, and counts those whose
-tokens of all stages are identical; then compares batches of 8 with single prompts. Results go to
-benchmarks/results/.
+tokens of all stages are identical; then compares batches of 8 with single prompts.
+Results go to benchmarks/results/.
 """
 
 import argparse
