@@ -67,9 +67,10 @@ def main():
                 [sys.executable, __file__, *arguments, "--run", path],
                 env={**os.environ, "KERAS_BACKEND": backend},
             )
-        for backend, process in processes.items():
-            if process.wait():
-                sys.exit(f"{backend} ended with {process.returncode}")
+        codes = {backend: process.wait() for backend, process in processes.items()}
+        if any(codes.values()):
+            sys.exit(f"exit codes: {codes}")
+        for backend in BACKENDS:
             results[backend] = dict(np.load(f"{folder}/{backend}.npz"))
     first = results[BACKENDS[0]]["tokens"]
     report = {"pictures": options.count}

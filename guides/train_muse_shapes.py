@@ -64,7 +64,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--super-resolution-pictures", type=int, default=40_000)
     parser.add_argument("--initial-preset")
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int)
     options = parser.parse_args()
 
     from keras_muse.recipes import muse_shapes

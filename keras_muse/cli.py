@@ -138,7 +138,7 @@ def make_parser():
         "--initial-preset", help="preset whose base is to learn on (none)"
     )
     train.add_argument(
-        "--seed", type=int, help="of the pictures that it learns on from (7)"
+        "--seed", type=int, help="with --initial-preset: of its new pictures (7)"
     )
     return parser
 

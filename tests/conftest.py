@@ -42,7 +42,9 @@ def pytest_cmdline_main(config):
     ):
         runs = [pool.submit(run_backend, config, name, folder) for name in BACKENDS]
         results = [run.result() for run in runs]
-    totals, exit_code = collections.Counter(), max(code for code, _ in results)
+    totals = collections.Counter()
+    # Negative is the signal that killed a backend.
+    exit_code = max(abs(code) for code, _ in results)
     for _, last in results:
         for count, word in COUNTS.findall(last):
             totals[{"error": "failed", "errors": "failed"}.get(word, word)] += int(
@@ -110,5 +112,7 @@ def parity():
             os.link(own, path)
         except FileExistsError:
             np.testing.assert_allclose(array, np.load(path), rtol=0, atol=atol)
+        finally:
+            own.unlink()
 
     return check

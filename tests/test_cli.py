@@ -242,10 +242,10 @@ def test_training_runs_the_recipe(monkeypatch, capsys):
     monkeypatch.setattr(cli.muse_shapes, "train", train)
     arguments = ["--folder", "here", "--tokenizer-steps", "4", "--precision", "float32"]
     assert cli.main(["train-shapes", *arguments]) == 0
-    assert cli.main(["train-shapes"]) == 0
+    assert cli.main(["train-shapes", "--initial-preset", "x", "--seed", "0"]) == 0
     assert seen == [
         ("here", {"tokenizer_steps": 4, "precision": "float32"}),
-        ("runs/muse_shapes", {}),
+        ("runs/muse_shapes", {"initial_preset": "x", "seed": 0}),
     ]
     assert capsys.readouterr().out == "the preset\nthe preset\n"
 

@@ -70,6 +70,8 @@ def test_recipe_runs_and_resumes(tmp_path):
     assert (preset / "model.weights.h5").read_bytes() == weights
     # The base of a preset goes on.
     more = [*recipe[:-1], "more", "--initial-preset", "run/preset", *small]
-    run(more, tmp_path)
-    assert (tmp_path / "more" / "prolonged_7.csv").exists()
+    run([*more, "--seed", "9"], tmp_path)
+    assert (tmp_path / "more" / "prolonged_9.csv").exists()
     assert (tmp_path / "more" / "preset" / "model.weights.h5").exists()
+    # Nothing else of it was trained.
+    assert not (tmp_path / "more" / "super_resolution.csv").exists()

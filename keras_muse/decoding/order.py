@@ -16,9 +16,9 @@ def random_turns(noise, masked, spacing=0, grid=None):
     Args:
         noise: (B, N) float32, uniform in (0, 1), distinct within a row.
         masked: (B, N) bool. The tokens that can be revealed.
-        spacing: int. With one above 0, first come tokens that lie more than `spacing`
-            rows or columns from each other: those with the largest noise of all masked
-            ones so near. Defaults to 0.
+        spacing: int. With one above 0, first come those with the largest noise of all
+            masked ones up to `spacing` rows and columns away, which lie farther than
+            that from each other; then the rest. Defaults to 0.
         grid: (rows, columns) of the tokens; needed with a `spacing`.
 
     Returns:

@@ -43,9 +43,6 @@ class Sampler:
             Defaults to 1.
         top_k: optional int, at least 1. Defaults to `None`.
         top_p: optional float in (0, 1]. Defaults to `None`.
-        epsilon_cutoff: float in [0, 1). Tokens of a smaller probability are never drawn
-            (arXiv 2210.15191): what is left of the others stays in proportion, which a
-            temperature below 1 changes. Defaults to 0.
         choice_temperature: float, at least 0. Gumbel noise on the confidence, falling
             to 0 at the last step (MaskGIT). Defaults to 4.5.
         mask_schedule: `"cosine"`, `"linear"`, `"square"` or `"cubic"`. Defaults to
@@ -54,14 +51,18 @@ class Sampler:
             not look at them, nor does `"halton"`, which reveals tokens together that
             lie far apart (arXiv 2503.17076). The latter two do not use
             `choice_temperature`. Defaults to `"confidence"`, the paper's.
-        spacing: int, at least 0. In random order, tokens of one step lie more than
-            `spacing` rows or columns apart while there are such, so that none is drawn
-            without knowing its neighbours. Defaults to 0.
+        spacing: int, at least 0. In random order, first come tokens that lie more than
+            `spacing` rows or columns apart, so that none is drawn without knowing its
+            neighbours; a step that reveals more than there are of these fills up with
+            any. Defaults to 0.
         draw: `"independent"`, each token of a step by itself, or `"systematic"`, so
             that as many of them differ from the most likely as are expected to, see
             `sample_together`: what is there once in a picture is then not drawn twice
             in a step. Not with the order `"confidence"`, which has to see the draw
             before it knows which tokens stay. Defaults to `"independent"`.
+        epsilon_cutoff: float in [0, 1). Tokens of a smaller probability are never drawn
+            (arXiv 2210.15191): what is left of the others stays in proportion, which a
+            temperature below 1 changes. Defaults to 0.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -73,12 +74,12 @@ class Sampler:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
-    epsilon_cutoff: float = 0.0
     choice_temperature: float = 4.5
     mask_schedule: str = "cosine"
     order: str = "confidence"
     spacing: int = 0
     draw: str = "independent"
+    epsilon_cutoff: float = 0.0
 
     def __post_init__(self):
         """Refuses settings out of range."""

@@ -104,8 +104,10 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
             )
             if index:
                 memory["low_res_ids"] = inputs[f"image_ids_{index - 1}"]
+            given = {**memory, "image_ids": inputs[name]}
+            # Labels are for the base alone, and Keras sorts out no key that is unknown.
             outputs[f"logits_{index}"] = stage.transformer(
-                {**memory, "image_ids": inputs[name]}
+                {key: given[key] for key in stage.transformer.input}
             )
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
 

@@ -70,12 +70,13 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
             0, the paper's.
         low_res_corruption: float in [0, 1]. Behind the first stage, largest share of
             low-res tokens that training replaces by random ones; each picture draws
-            its own share up to it. Defaults to 0, which was better than 0.3: see
-            benchmarks/results/low_res_tokens.md.
+            its own share up to it. Defaults to 0: fine-tuning with 0.3 made a trained
+            stage worse, see benchmarks/results/low_res_tokens.md.
         low_res_resampling: float in [0, 1]. Behind the first stage, largest share of
             low-res tokens that training masks and lets the stage before draw anew, in
-            one step; each picture draws its own share up to it. Defaults to 0, which
-            was better than 0.3, too.
+            one step; each picture draws its own share up to it. A third stage then
+            needs `"images"`, for the tokens that its second saw. Defaults to 0, for
+            the same reason.
         seed: int32. Defaults to 0.
         **kwargs: `name`.
 
@@ -219,11 +220,13 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         rate = ops.maximum(mask_rate(noise(_RATE, 1)[:, 0]), self.min_mask_rate)
         mask = random_mask(rate, noise(_ORDER, num_tokens))
         dropped = noise(_DROPOUT, 1)[:, 0] < (self.caption_dropout if training else 0.0)
-        condition = self._condition(inputs, dropped)
+        condition = self._condition(inputs, dropped, self.transformer)
         if self.stage:
             low_res_ids = self._low_res_ids(inputs, self.stage)
             if training:
-                low_res_ids = self._resample(low_res_ids, condition, inputs, noise)
+                low_res_ids = self._resample(
+                    low_res_ids, condition, inputs, dropped, noise
+                )
                 low_res_ids = self._corrupt(low_res_ids, noise)
             condition["low_res_ids"] = low_res_ids
         memory = self.transformer.project_memory(condition)
@@ -300,11 +303,14 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         images = downscale(inputs["images"], height, width)
         return ops.stop_gradient(tokenizer.encode(images))
 
-    def _resample(self, ids, condition, inputs, noise):
+    def _resample(self, ids, condition, inputs, dropped, noise):
         """Lets the stage before draw some low-res tokens anew."""
         if not self.low_res_resampling:
             return ids
         transformer = self.backbone.transformers[self.stage - 1]
+        if transformer.num_classes is not None:
+            # Labels are for the base alone.
+            condition = self._condition(inputs, dropped, transformer)
         if self.stage > 1:
             coarser = self._low_res_ids(inputs, self.stage - 1)
             condition = {**condition, "low_res_ids": coarser}
@@ -336,13 +342,13 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         weights = 2 * np.arange(1, ids.shape[1] + 1) ** 2 + 1
         return ops.sum(ids * ops.convert_to_tensor(weights, "int32"), axis=1), 0
 
-    def _condition(self, inputs, dropped):
-        """What the transformer reads beside tokens, null where a caption is dropped."""
-        if self.transformer.num_classes is not None:
+    def _condition(self, inputs, dropped, transformer):
+        """What a transformer reads beside tokens, null where a caption is dropped."""
+        if transformer.num_classes is not None:
             _check_keys(inputs, ("labels",))
             labels = ops.cast(inputs["labels"], "int32")
-            return {"labels": ops.where(dropped, self.transformer.num_classes, labels)}
-        if self.transformer.text_dim is None:
+            return {"labels": ops.where(dropped, transformer.num_classes, labels)}
+        if transformer.text_dim is None:
             return {}
         _check_keys(
             inputs, ("token_ids", "padding_mask"), ("text_embeddings", "padding_mask")

@@ -53,13 +53,13 @@ def train(
     batch_size=64,
     super_resolution_pictures=40_000,
     initial_preset=None,
-    seed=SEED,
+    seed=None,
 ):
     """Trains all parts: tokenizers, text encoder, base, super-resolution, decoder.
 
     What is finished in `folder` is not trained again, and what was stopped goes on.
     With `initial_preset` the base transformer goes on learning from pictures that it
-    has not seen, and everything else that the preset has stays what it is.
+    has not seen, and all other weights of the preset stay what they are.
 
     Args:
         folder: str or path. Gets `preset/`, the image tokenizers, and a log and a
@@ -76,12 +76,21 @@ def train(
             trained on. Defaults to 40,000.
         initial_preset: optional str, a preset that this recipe made. Defaults to
             `None`: from nothing.
-        seed: int, 0 or more. With `initial_preset`, which scenes are shown and what is
-            masked: give every training that goes on another one. Defaults to 7.
+        seed: optional int, 0 or more, with `initial_preset` alone. Which scenes are
+            shown and what is masked: give every training that goes on another one.
+            Defaults to 7.
 
     Returns:
         `pathlib.Path` of the preset.
+
+    Raises:
+        ValueError: if `seed` is negative, or given without `initial_preset`.
     """
+    if seed is not None and (initial_preset is None or seed < 0):
+        raise ValueError(
+            "`seed` must be an int of at least 0 with an `initial_preset`, and left "
+            f"out without one: received seed={seed}, initial_preset={initial_preset}."
+        )
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     often = min(200, steps_per_epoch)
@@ -93,7 +102,11 @@ def train(
         backbone, preprocessor = train_base(folder, vqgan, pictures, *settings)
     else:
         backbone, preprocessor = prolong_base(
-            folder, initial_preset, pictures, *settings, seed=seed
+            folder,
+            initial_preset,
+            pictures,
+            *settings,
+            seed=SEED if seed is None else seed,
         )
         if len(backbone.stages) > 1:
             return save_preset(folder, backbone, preprocessor)

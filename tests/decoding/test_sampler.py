@@ -411,7 +411,7 @@ def test_some_orders_need_the_grid(settings, grid):
 
 
 def test_settings_at_their_limits():
-    Sampler(1, 0.0, "constant", 0.0, 1, 1.0, 0, 0, "linear", "random", 0, "systematic")
+    Sampler(1, 0.0, "constant", 0.0, 1, 1.0, 0, "linear", "random", 0, "systematic", 0)
     Sampler(num_steps=1000, guidance_scale=3, top_p=1, top_k=None)
 
 
@@ -423,12 +423,12 @@ def test_sampler_round_trips():
         0.9,
         40,
         0.95,
-        0.01,
         2.0,
         "square",
         "random",
         3,
         "systematic",
+        0.01,
     )
     assert Sampler.from_config(sampler.get_config()) == sampler
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(sampler)))

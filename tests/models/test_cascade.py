@@ -202,6 +202,22 @@ def test_resampling_of_a_third_stage_reads_the_picture_of_the_first(preprocessor
         trainer(tensors(given), training=True)
 
 
+def test_a_base_with_labels_resamples_by_its_labels():
+    trainer = MuseMaskedImageModel(
+        tiny_backbone(2, text=False, num_classes=3), stage=1, low_res_resampling=1.0
+    )
+    rng = np.random.default_rng(0)
+    inputs = {
+        "image_ids": rng.integers(0, 32, (4, 64)).astype("int32"),
+        "low_res_ids": rng.integers(0, 32, (4, 16)).astype("int32"),
+        "labels": np.array([0, 1, 2, 1], "int32"),
+    }
+    assert tuple(trainer(tensors(inputs), training=True)["logits"].shape) == (4, 64, 32)
+    del inputs["labels"]
+    with pytest.raises(ValueError, match="must hold 'labels'"):
+        trainer(tensors(inputs), training=True)
+
+
 def test_dropping_the_caption_leaves_the_low_res_tokens(preprocessor):
     trainer = MuseMaskedImageModel(
         tiny_backbone(2), preprocessor, stage=1, caption_dropout=1.0
