@@ -10,7 +10,6 @@ import numpy as np
 from keras import ops
 
 from keras_muse.data import shapes, shapes_checker
-from keras_muse.image_tokenizer import downscale
 from keras_muse.models import MuseBackbone, MuseTextToImage
 from keras_muse.models.compilation import compile_inference
 
@@ -155,16 +154,19 @@ class TextUse:
 
 
 class Translation:
-    """How well the second stage translates the tokens of downscaled pictures."""
+    """How well the second stage translates the tokens of the first."""
 
     def __init__(self, backbone, preprocessor, samplers, seed, count=64):
         """Takes `count` held-out captions and their pictures."""
         self.muse = MuseTextToImage(backbone, preprocessor, samplers)
-        height, width, _ = backbone.image_shape
+        height = backbone.image_shape[0]
         self.images, self.captions = shapes.examples(
             "held_out_captions", 0, count, seed, scale=height // 64
         )
-        low_res = downscale(self.images, height // 2, width // 2)
+        # Not the downscaled pictures: two cells of those have other tokens.
+        low_res, _ = shapes.examples(
+            "held_out_captions", 0, count, seed, scale=height // 128
+        )
         self.tokens = [
             ops.convert_to_numpy(stage.image_tokenizer.encode(images))
             for stage, images in zip(backbone.stages, (low_res, self.images))

@@ -3,6 +3,7 @@
 import pathlib
 
 import keras
+from keras import ops
 
 from keras_muse.data import shapes
 from keras_muse.decoding import Sampler
@@ -13,6 +14,7 @@ from keras_muse.models import (
     MuseTextToImage,
     MuseTextToImagePreprocessor,
 )
+from keras_muse.models.compilation import compile_inference
 from keras_muse.presets import store_as_float16
 from keras_muse.recipes import lessons
 from keras_muse.recipes.fitting import fit, muon
@@ -314,12 +316,36 @@ def train_super_resolution(
         Translation(backbone, preprocessor, SAMPLERS, SEED + 2),
         every=4,
     )
-    batches = shapes.dataset(
-        "train", seed, scale=2, batch_size=batch_size, start=log.pictures_seen()
+    low_res_tokenizer = backbone.stages[0].image_tokenizer
+    batches = two_resolutions(
+        low_res_tokenizer, seed, batch_size, start=log.pictures_seen()
     )
     backup = folder / "super_resolution_backup"
     fit(trainer, backup, log, batches, steps, steps_per_epoch)
     return backbone
+
+
+def two_resolutions(low_res_tokenizer, seed, batch_size, start=0):
+    """Pictures of stage 1 with the tokens of the same scenes drawn for stage 0.
+
+    Downscaled pictures have other tokens for two of the 340 cells, which are all that
+    the base knows; a second stage that learned from them drew noise for every large
+    blue cross on black.
+    """
+    encode = compile_inference(low_res_tokenizer, low_res_tokenizer.encode)
+
+    def batch(first):
+        large, small = (
+            shapes.examples("train", first, batch_size, seed, scale) for scale in (2, 1)
+        )
+        ids = encode(ops.convert_to_tensor(small[0]))
+        return {
+            "images": large[0],
+            "captions": large[1],
+            "low_res_ids": ops.convert_to_numpy(ids),
+        }
+
+    return shapes.endless(batch, batch_size, start)
 
 
 def save_preset(folder, backbone, preprocessor):
