@@ -27,7 +27,7 @@ from keras_muse.recipes.measures import reconstruction_quality
 RESULTS = pathlib.Path(__file__).parent / "results"
 SCORES = ("exact", "background", "count", "colors", "shapes", "sizes", "relation")
 STEPS = (1, 2, 4, 8, 12, 16, 24, 48)
-SCALES = (1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0)
+SCALES = (1.0, 1.4, 2.0, 4.0, 8.0)
 SEED = 11
 
 
