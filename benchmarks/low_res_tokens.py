@@ -12,12 +12,11 @@ captions, the same for all. The Frechet distance is that of benchmarks/cascade.p
 """
 
 import argparse
-import json
 
 import keras
 import numpy as np
-from cascade import RESULTS, batches, feature_extractor, frechet_distance
-from shapes_agreement import markdown
+from cascade import batches, feature_extractor, frechet_distance
+from shapes_agreement import markdown, write
 
 import keras_muse
 from keras_muse.data import shapes, shapes_checker
@@ -64,8 +63,8 @@ class Measure:
         self.seeds = np.arange(count, dtype="int32")
         self.base = np.concatenate(
             [
-                muse.generate_tokens(self.captions[i : i + 50], None, seeds)[0]
-                for i, seeds in zip(range(0, count, 50), batches(self.seeds))
+                muse.generate_tokens(captions, None, seeds)[0]
+                for captions, seeds in zip(batches(self.captions), batches(self.seeds))
             ]
         )
 
@@ -76,11 +75,10 @@ class Measure:
     def __call__(self):
         """A row of the table."""
         images = []
-        for i in range(0, len(self.seeds), 50):
-            rows = slice(i, i + 50)
-            tokens = self.muse.generate_tokens(
-                self.captions[rows], None, self.seeds[rows], tokens=[self.base[rows]]
-            )
+        for captions, seeds, base in zip(
+            batches(self.captions), batches(self.seeds), batches(self.base)
+        ):
+            tokens = self.muse.generate_tokens(captions, None, seeds, tokens=[base])
             images.append(self.muse.decode_images(tokens[-1]))
         images = np.concatenate(images)
         exact = shapes_checker.agreement(images, self.captions)["exact"]
@@ -138,11 +136,7 @@ def main():
         **vars(options),
         "table": table,
     }
-    text = markdown(title, table)
-    text += NOTE
-    (RESULTS / "low_res_tokens.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "low_res_tokens.md").write_text(text)
-    print(text)
+    write("low_res_tokens", report, markdown(title, table) + NOTE)
 
 
 if __name__ == "__main__":

@@ -231,8 +231,8 @@ def decode(
         remain = num_masked_after(
             i, num_steps, num_start, unknown, sampler.mask_schedule
         )
-        noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
         if sampler.order == "confidence":
+            noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
             drawn = sample_tokens(filtered, noise)
             done = ops.cast(i + 1, "float32") / ops.cast(num_steps, "float32")
             tau = sampler.choice_temperature * (1.0 - done)
@@ -251,6 +251,7 @@ def decode(
             noise = uniform(seeds, stage, i, _TOGETHER, 1)
             drawn = sample_together(filtered, noise, kept, ranks)
         else:
+            noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
             drawn = sample_tokens(filtered, noise)
         return ops.where(kept, drawn, ids)
 
