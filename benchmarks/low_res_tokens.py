@@ -78,7 +78,9 @@ class Measure:
         for captions, seeds, base in zip(
             batches(self.captions), batches(self.seeds), batches(self.base)
         ):
-            tokens = self.muse.generate_tokens(captions, None, seeds, tokens=[base])
+            tokens = self.muse.generate_tokens(
+                captions, None, seeds, start_tokens=[base, None]
+            )
             images.append(self.muse.decode_images(tokens[-1]))
         images = np.concatenate(images)
         exact = shapes_checker.agreement(images, self.captions)["exact"]

@@ -7,7 +7,7 @@ arithmetic is the same on every backend, so neither does it depend on the backen
 
 from keras import ops
 
-__all__ = ["gumbel", "uniform"]
+__all__ = ["gumbel", "seeds_of", "uniform"]
 
 
 def _signed(value):
@@ -65,3 +65,16 @@ def gumbel(seeds, stage, step, stream, num_positions):
     """Gumbel(0, 1) noise; arguments and shape as of `uniform`."""
     noise = uniform(seeds, stage, step, stream, num_positions)
     return -ops.log(-ops.log(noise))
+
+
+def seeds_of(seeds, number):
+    """Other seeds from seeds, such as those of one of several windows of a picture.
+
+    Args:
+        seeds: (B,) int32.
+        number: int. Which of them.
+
+    Returns:
+        (B,) int32.
+    """
+    return _fold(ops.cast(seeds, "int32"), ops.convert_to_tensor(number, "int32"))

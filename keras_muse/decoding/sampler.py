@@ -1,10 +1,10 @@
 """Parallel decoding: masked tokens filled in a few steps."""
 
 import dataclasses
-import math
 
 from keras import ops
 
+from keras_muse.decoding.checks import check_floats, check_ints
 from keras_muse.decoding.noise import gumbel, uniform
 from keras_muse.decoding.order import ORDERS, halton_turns, random_turns
 from keras_muse.decoding.sampling import (
@@ -83,28 +83,10 @@ class Sampler:
 
     def __post_init__(self):
         """Refuses settings out of range."""
-        for name, low in (("num_steps", 1), ("top_k", 1), ("spacing", 0)):
-            value = getattr(self, name)
-            if name == "top_k" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(
-                    f"`{name}` must be an int of at least {low}: received "
-                    f"{name}={value!r}."
-                )
-        for name in (
-            "guidance_scale",
-            "temperature",
-            "choice_temperature",
-            "epsilon_cutoff",
-        ):
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number and math.isfinite(value) and value >= 0):
-                raise ValueError(
-                    f"`{name}` must be a finite number of at least 0: received "
-                    f"{name}={value!r}."
-                )
+        least = {"num_steps": 1, "top_k": 1, "spacing": 0}
+        check_ints(self, least, optional=("top_k",))
+        names = "guidance_scale temperature choice_temperature epsilon_cutoff"
+        check_floats(self, names.split())
         if self.epsilon_cutoff >= 1.0:
             raise ValueError(
                 "`epsilon_cutoff` must be below 1: received "
@@ -182,10 +164,13 @@ def decode(
         mask_id: int. The id of a masked token; larger than every token.
         start: () int32. First step to run, so that a caller can look at the tokens
             between steps. Defaults to 0.
-        stop: () int32. The step not to run any more. Defaults to `num_steps`.
+        stop: () int32. The step not to run any more. Defaults to the largest of
+            `num_steps`.
         num_start: (B,) int32. Tokens masked before step 0. Defaults to the number
             masked in `image_ids`; to be given with `start`.
-        num_steps: () int32. T. Defaults to `sampler.num_steps`.
+        num_steps: () int32, or (B,) where rows have more or less to fill. T, at
+            least 1 for a row with masked tokens; one that is through waits for the
+            others. Defaults to `sampler.num_steps`.
         guidance_scale: (B,) float32. Defaults to `sampler.guidance_scale`.
         stage: int. Index of the stage, which has its own noise. Defaults to 0.
         grid: (rows, columns) of the tokens; to be given with the order `"halton"` or
@@ -201,7 +186,7 @@ def decode(
     num_tokens = image_ids.shape[1]
     num_steps = sampler.num_steps if num_steps is None else num_steps
     num_steps = ops.convert_to_tensor(num_steps, "int32")
-    stop = num_steps if stop is None else stop
+    stop = ops.max(num_steps) if stop is None else stop
     if guidance_scale is None:
         guidance_scale = ops.full(ops.shape(seeds), sampler.guidance_scale, "float32")
     if num_start is None:
@@ -235,7 +220,7 @@ def decode(
             noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
             drawn = sample_tokens(filtered, noise)
             done = ops.cast(i + 1, "float32") / ops.cast(num_steps, "float32")
-            tau = sampler.choice_temperature * (1.0 - done)
+            tau = sampler.choice_temperature * (1.0 - done)[..., None]
             confidence = log_probability(logits, drawn)
             confidence = confidence + tau * gumbel(
                 seeds, stage, i, _CONFIDENCE, num_tokens

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from keras import ops
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "MASK_SCHEDULES",
     "guidance_at",
     "num_masked_after",
+    "num_steps_for",
 ]
 
 # Share of the tokens that are still masked when a share of the steps is done.
@@ -37,7 +39,7 @@ def num_masked_after(step, num_steps, num_start, num_unknown, schedule="cosine")
 
     Args:
         step: () int32, from 0.
-        num_steps: () int32.
+        num_steps: () or (B,) int32.
         num_start: (B,) int32. Tokens masked before the first step.
         num_unknown: (B,) int32. Tokens masked before this step.
         schedule: str. A key of `MASK_SCHEDULES`. Defaults to `"cosine"`.
@@ -65,15 +67,35 @@ def guidance_at(step, num_steps, guidance_scale, schedule="linear"):
 
     Args:
         step: () int32, from 0.
-        num_steps: () int32.
+        num_steps: () or (B,) int32.
         guidance_scale: (B,) or () float32. s of `uncond + s (cond - uncond)`.
         schedule: str. A key of `GUIDANCE_SCHEDULES`. Defaults to `"linear"`.
 
     Returns:
-        float32 of the shape of `guidance_scale`.
+        float32, (B,) if one of the two is, else ().
     """
     last = ops.cast(num_steps - 1, "float32")
     position = ops.where(
         last > 0, ops.cast(step, "float32") / ops.maximum(last, 1.0), 1.0
     )
+    # A row that is through waits at its full scale.
+    position = ops.minimum(position, 1.0)
     return 1.0 + (guidance_scale - 1.0) * GUIDANCE_SCHEDULES[schedule](position)
+
+
+def num_steps_for(num_masked, num_tokens, num_steps):
+    """How many steps fill what is masked of a picture.
+
+    As many tokens a step, in the mean, as a whole picture gets: a quarter of the tokens
+    takes a quarter of the steps. So an edit is as careful as a generation and costs
+    what it changes.
+
+    Args:
+        num_masked: (B,) int numpy array. Tokens masked before the first step.
+        num_tokens: int. N.
+        num_steps: int. Steps of a whole picture, at most N.
+
+    Returns:
+        (B,) int32 numpy array: `num_steps` times the masked share, rounded up.
+    """
+    return -(-np.asarray(num_masked, "int64") * num_steps // num_tokens).astype("int32")

@@ -7,10 +7,11 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from keras_muse.decoding import Resampler, Sampler
 from keras_muse.layers import refuse_unknown, register
 from keras_muse.presets.loading import PresetLoading
 
-__all__ = ["MuseBackbone", "Stage"]
+__all__ = ["MuseBackbone", "Stage", "as_resampler", "as_samplers"]
 
 
 class Stage(typing.NamedTuple):
@@ -38,6 +39,10 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
             many as there are. Codebook sizes must agree within a pair, the
             transformers' `text_dim` with the text encoder, and the low-res codebook
             and grid of a stage with the stage before it.
+        samplers: optional `keras_muse.decoding.Sampler`, or one for each stage: the
+            settings that suit the weights, which tasks begin with. Defaults to those
+            of `Sampler`.
+        resampler: optional `keras_muse.decoding.Resampler`, likewise for `MuseEdit`.
         dtype: ignored here, each part has its own policy; kept for
             `from_preset(dtype=...)`, which hands it to every part.
         **kwargs: `name`, `trainable`.
@@ -52,7 +57,8 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
 
     Raises:
         TypeError: if there is an argument that does not exist.
-        ValueError: if there is no stage, or parts do not fit.
+        ValueError: if there is no stage, parts do not fit, or there are neither one
+            nor as many samplers as stages.
 
     Example:
     ```python
@@ -75,7 +81,15 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
     ```
     """
 
-    def __init__(self, text_encoder=None, stages=(), dtype=None, **kwargs):
+    def __init__(
+        self,
+        text_encoder=None,
+        stages=(),
+        samplers=None,
+        resampler=None,
+        dtype=None,
+        **kwargs,
+    ):
         refuse_unknown(kwargs)
         if not stages:
             raise ValueError("`stages` must hold at least one stage: received none.")
@@ -115,6 +129,8 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
         self.text_encoder = text_encoder
         self.image_tokenizers = [stage.image_tokenizer for stage in stages]
         self.transformers = [stage.transformer for stage in stages]
+        self.samplers = as_samplers(samplers, len(stages))
+        self.resampler = as_resampler(resampler)
 
     @property
     def stages(self):
@@ -165,7 +181,9 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
                 "with `VQGAN.with_decoder`. Received one with other codes."
             )
         stages[stage] = Stage(image_tokenizer, stages[stage].transformer)
-        return type(self)(self.text_encoder, stages, name=self.name)
+        return type(self)(
+            self.text_encoder, stages, self.samplers, self.resampler, name=self.name
+        )
 
     def get_config(self):
         return {
@@ -176,7 +194,28 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
                 [keras.layers.serialize(part) for part in stage]
                 for stage in self.stages
             ],
+            "samplers": [sampler.get_config() for sampler in self.samplers],
+            "resampler": self.resampler.get_config(),
         }
+
+
+def as_samplers(samplers, count):
+    """A list of `count` `Sampler`, from one, as many, their configs or `None`."""
+    if samplers is None or isinstance(samplers, Sampler):
+        samplers = [samplers or Sampler()] * count
+    if len(samplers) != count:
+        raise ValueError(
+            f"`samplers` must be one `Sampler` or one for each of the {count} stages: "
+            f"received {len(samplers)}."
+        )
+    return [Sampler(**s) if isinstance(s, dict) else s for s in samplers]
+
+
+def as_resampler(resampler):
+    """A `Resampler`, from one, its config or `None`."""
+    if isinstance(resampler, dict):
+        return Resampler(**resampler)
+    return resampler or Resampler()
 
 
 def _revive(part, dtype):

@@ -1,10 +1,22 @@
 """What a caller of `generate` may pass, turned into plain batches."""
 
 import numbers
+import typing
 
 import numpy as np
 
-__all__ = ["as_batches", "as_num_steps", "as_scales", "as_seeds"]
+from keras_muse.models.pictures import as_masks, as_pictures
+
+__all__ = [
+    "EditBatch",
+    "as_batches",
+    "as_count",
+    "as_edit_batches",
+    "as_num_steps",
+    "as_scales",
+    "as_seeds",
+    "as_share",
+]
 
 
 def as_batches(inputs):
@@ -56,6 +68,114 @@ def _batch(inputs):
             f"{len(prompts)} prompts: received {len(negative)}."
         )
     return (prompts, negative), is_single
+
+
+class EditBatch(typing.NamedTuple):
+    """Pictures that are edited together.
+
+    Attributes:
+        pictures: list of (H, W, 3) uint8 arrays.
+        masks: list of (H, W) bool arrays, or `None`.
+        prompts: list of str.
+        negative_prompts: list of str, or `None`.
+    """
+
+    pictures: list
+    masks: list | None
+    prompts: list
+    negative_prompts: list | None
+
+
+def as_edit_batches(inputs, with_masks=False):
+    """The batches of what was passed to the `generate` of an editing task.
+
+    Args:
+        inputs: a dict with the keys `"images"`, `"prompts"`, optionally
+            `"negative_prompts"` and, with masks, `"masks"`; or a `tf.data.Dataset` of
+            batches of them. See `keras_muse.models.pictures` for what pictures and
+            masks may be. One string serves all pictures. The caller's object is never
+            changed.
+        with_masks: bool. Whether there must be `"masks"`; else there must be none.
+            Defaults to `False`.
+
+    Returns:
+        (batches, is_single): a list of `EditBatch`, and whether one single picture was
+        passed.
+
+    Raises:
+        TypeError, ValueError: naming the key, what it was and what it has to be.
+    """
+    if hasattr(inputs, "element_spec") and hasattr(inputs, "as_numpy_iterator"):
+        elements = inputs.as_numpy_iterator()
+        batches = [_edit_batch(element, with_masks)[0] for element in elements]
+        if not batches:
+            raise ValueError("`inputs` must hold at least one picture: received none.")
+        return batches, False
+    batch, is_single = _edit_batch(inputs, with_masks)
+    return [batch], is_single
+
+
+def _edit_batch(inputs, with_masks):
+    needed = {"images", "prompts"} | ({"masks"} if with_masks else set())
+    if not isinstance(inputs, dict):
+        raise TypeError(
+            f"`inputs` must be a dict with the keys {sorted(needed)}, or a "
+            f"`tf.data.Dataset` of them: received {type(inputs).__name__}."
+        )
+    if not needed <= set(inputs) <= needed | {"negative_prompts"}:
+        raise ValueError(
+            f"`inputs` must have the keys {sorted(needed)} and may have "
+            f"'negative_prompts': received the keys {sorted(map(str, inputs))}."
+        )
+    pictures, is_single = as_pictures(inputs["images"])
+    count = len(pictures)
+    masks = as_masks(inputs["masks"], pictures) if with_masks else None
+    prompts = _strings_for("prompts", inputs["prompts"], count)
+    negative = None
+    if inputs.get("negative_prompts") is not None:
+        negative = _strings_for("negative_prompts", inputs["negative_prompts"], count)
+    return EditBatch(pictures, masks, prompts, negative), is_single
+
+
+def _strings_for(name, value, count):
+    """One string for each picture."""
+    strings, one_for_all = _strings(name, value)
+    if one_for_all:
+        strings = strings * count
+    if len(strings) != count:
+        raise ValueError(
+            f"`{name}` must be one string or one for each of the {count} images: "
+            f"received {len(strings)}."
+        )
+    return strings
+
+
+def as_share(name, value):
+    """A float in [0, 1].
+
+    Raises:
+        TypeError: if it is no number.
+        ValueError: if it is outside.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a number: received {value!r}.")
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"`{name}` must lie in [0, 1]: received {value}.")
+    return float(value)
+
+
+def as_count(name, value, least=0):
+    """An int of at least `least`.
+
+    Raises:
+        TypeError: if it is no int.
+        ValueError: if it is smaller.
+    """
+    if not _is_int(value):
+        raise TypeError(f"`{name}` must be an int: received {value!r}.")
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}: received {value}.")
+    return int(value)
 
 
 def _strings(name, value):

@@ -332,7 +332,10 @@ def two_resolutions(low_res_tokenizer, seed, batch_size, start=0):
     the base knows; a second stage that learned from them drew noise for every large
     blue cross on black.
     """
-    encode = compile_inference(low_res_tokenizer, low_res_tokenizer.encode)
+    # A copy: on JAX the weights of a model in training are out of reach meanwhile.
+    copy = type(low_res_tokenizer).from_config(low_res_tokenizer.get_config())
+    copy.set_weights(low_res_tokenizer.get_weights())
+    encode = compile_inference(copy, copy.encode)
 
     def batch(first):
         large, small = (

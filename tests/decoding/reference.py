@@ -5,14 +5,20 @@ import math
 import numpy as np
 
 __all__ = [
+    "contradiction",
     "decode",
     "draw",
     "draw_together",
+    "edge_distance",
     "filter_logits",
+    "fold",
+    "grow",
     "guidance_at",
     "halton_ranks",
     "log_softmax",
+    "lowest",
     "num_masked_after",
+    "resample",
     "uniform",
 ]
 
@@ -185,14 +191,17 @@ def decode(
     guidance_scale=None,
     stage=0,
     grid=None,
+    num_steps=None,
 ):
     """(B, N) ids in and out; `predict(ids, guidance)` in numpy, for one row each."""
     rows = []
     for row, ids in enumerate(np.array(image_ids)):
         scale = sampler.guidance_scale if guidance_scale is None else guidance_scale
         scale = scale[row] if np.ndim(scale) else scale
+        last = sampler.num_steps if num_steps is None else num_steps
+        last = int(last[row]) if np.ndim(last) else last
         num_start = int((ids == mask_id).sum())
-        for step in range(sampler.num_steps):
+        for step in range(last):
             ids = decode_step(
                 predict,
                 ids,
@@ -202,6 +211,7 @@ def decode(
                 scale,
                 stage,
                 step,
+                last,
                 num_start,
                 grid,
             )
@@ -210,10 +220,9 @@ def decode(
 
 
 def decode_step(
-    predict, ids, seed, sampler, mask_id, scale, stage, step, num_start, grid=None
+    predict, ids, seed, sampler, mask_id, scale, stage, step, num_steps, num_start, grid
 ):
     """One step of one row: (N,) ids to (N,) ids."""
-    num_steps = sampler.num_steps
     guidance = guidance_at(step, num_steps, scale, sampler.guidance_schedule)
     logits = np.asarray(predict(ids[None], np.array([guidance], "float32")))[0]
     masked = [i for i in range(len(ids)) if ids[i] == mask_id]
@@ -251,4 +260,91 @@ def decode_step(
     result = ids.copy()
     for i in kept:
         result[i] = drawn[i]
+    return result
+
+
+def lowest(noise, rate):
+    """Positions of the smallest noise of one row, `rate` of all, at least one."""
+    # In float32, as it is asked for: where the product is a half, digits decide.
+    count = max(1, round(float(np.float32(rate) * np.float32(len(noise)))))
+    return sorted(range(len(noise)), key=lambda i: noise[i])[:count]
+
+
+def resample(
+    predict,
+    image_ids,
+    seeds,
+    resampler,
+    mask_id,
+    steps,
+    guidance_scale=None,
+    mask_rate=None,
+    stage=0,
+):
+    """(B, N) ids in and out; `steps` are those that are run, such as `range(2, 5)`."""
+    rows = []
+    for row, ids in enumerate(np.array(image_ids)):
+        scale = resampler.guidance_scale if guidance_scale is None else guidance_scale
+        scale = scale[row] if np.ndim(scale) else scale
+        rate = resampler.mask_rate if mask_rate is None else mask_rate
+        rate = rate[row] if np.ndim(rate) else rate
+        for step in steps:
+            which, token = (
+                uniform([seeds[row]], stage, step, stream, len(ids))[0]
+                for stream in (4, 5)
+            )
+            masked = lowest(which, rate)
+            seen = ids.copy()
+            seen[masked] = mask_id
+            logits = predict(seen[None], np.array([scale], "float32"))[0]
+            for i in masked:
+                probabilities = filter_logits(
+                    logits[i], resampler.temperature, resampler.top_k
+                )
+                ids[i] = draw(probabilities, token[i])
+        rows.append(ids)
+    return np.array(rows)
+
+
+def contradiction(predict, image_ids, seeds, mask_id, num_rounds, stage=0):
+    """(B, N) float64: the mean over rounds, each of two looks at half the tokens."""
+    scores = np.zeros(np.shape(image_ids))
+    for row, ids in enumerate(np.array(image_ids)):
+        for number in range(num_rounds):
+            half = lowest(
+                uniform([seeds[row]], stage, -1 - number, 7, len(ids))[0], 0.5
+            )
+            for masked in (half, [i for i in range(len(ids)) if i not in half]):
+                seen = ids.copy()
+                seen[masked] = mask_id
+                without, with_it = (
+                    predict(seen[None], np.array([guidance], "float32"))[0]
+                    for guidance in (0, 1)
+                )
+                for i in masked:
+                    scores[row, i] += (
+                        log_softmax(without[i])[ids[i]]
+                        - log_softmax(with_it[i])[ids[i]]
+                    ) / num_rounds
+    return scores
+
+
+def edge_distance(mask):
+    """(H, W): rows or columns to the nearest pixel that is false, or infinity."""
+    height, width = mask.shape
+    distance = np.full(mask.shape, np.inf)
+    for y, x in np.ndindex(height, width):
+        for v, u in np.ndindex(height, width):
+            if not mask[v, u]:
+                distance[y, x] = min(distance[y, x], max(abs(y - v), abs(x - u)))
+    return distance
+
+
+def grow(mask, pixels):
+    """(H, W) bool: is any pixel of the square around it true?"""
+    result = np.zeros(mask.shape, bool)
+    for y, x in np.ndindex(mask.shape):
+        rows = slice(max(y - pixels, 0), y + pixels + 1)
+        columns = slice(max(x - pixels, 0), x + pixels + 1)
+        result[y, x] = mask[rows, columns].any()
     return result

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_muse.decoding import gumbel, uniform
+from keras_muse.decoding import gumbel, seeds_of, uniform
 from tests.decoding import reference
 
 EXTREMES = np.array(
@@ -178,3 +178,41 @@ def test_a_row_depends_on_its_own_seed_alone():
     # A longer picture starts with the same noise.
     np.testing.assert_array_equal(batch[:, :7], noise(EXTREMES, 1, 2, 0, 7))
     assert len({row.tobytes() for row in batch}) == len(EXTREMES)
+
+
+def other_seeds(seeds, number):
+    seeds = ops.convert_to_tensor(np.asarray(seeds, "int32"))
+    return ops.convert_to_numpy(seeds_of(seeds, number))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 77, -1, 2**31 - 1, -(2**31)])
+def test_other_seeds_are_one_more_counter(number, parity):
+    result = other_seeds(EXTREMES, number)
+    expected = [reference.fold(int(seed) % 2**32, number % 2**32) for seed in EXTREMES]
+    assert result.dtype == np.int32
+    np.testing.assert_array_equal(result.view("uint32"), expected)
+    tensor = ops.convert_to_tensor(number, "int32")
+    np.testing.assert_array_equal(other_seeds(EXTREMES, tensor), result)
+    parity(f"seeds_of_{number}", result)
+
+
+def test_other_seeds_are_distinct():
+    # Neighbouring seeds and windows: none of them twice, none a seed again.
+    seeds = np.concatenate([EXTREMES, np.arange(100, 200)]).astype("int32")
+    seen = set(seeds.tolist())
+    for number in range(100):
+        others = other_seeds(seeds, number).tolist()
+        assert len(set(others)) == len(seeds) and not seen & set(others)
+        seen |= set(others)
+    # A row depends on its own seed alone.
+    assert other_seeds(seeds[5:6], 99)[0] == others[5]
+
+
+def test_noise_of_other_seeds_is_independent():
+    seeds = np.arange(1000)
+    base, first = noise(seeds), noise(other_seeds(seeds, 1))
+    assert_independent(base, first)
+    assert_independent(first, noise(other_seeds(seeds, 2)))
+    assert_independent(first[:-1], first[1:])
+    # The counter that was folded in is no stage.
+    assert_independent(first, noise(seeds, stage=1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_muse.decoding import guidance_at, num_masked_after
+from keras_muse.decoding import guidance_at, num_masked_after, num_steps_for
 from keras_muse.decoding.schedules import GUIDANCE_SCHEDULES, MASK_SCHEDULES
 from tests.decoding import reference
 
@@ -155,3 +155,57 @@ def test_shares_fall_from_one_to_zero():
         assert np.all(np.diff(values) < 0), name
         assert values[5] == pytest.approx(reference.SHARES[name](0.5), abs=1e-6)
     assert math.isclose(reference.SHARES["cosine"](0.5), 0.5**0.5)
+
+
+def test_a_row_has_its_own_number_of_steps():
+    num_steps = np.array([1, 2, 5, 12, 64, 3, 1, 7], "int32")
+    scale = np.linspace(0, 10, 8).astype("float32")
+    unknown = SIZES
+    for step in range(70):
+        numbers = [ops.convert_to_tensor(step, "int32")]
+        numbers.append(ops.convert_to_tensor(num_steps))
+        remain = num_masked_after(
+            *numbers, ops.convert_to_tensor(SIZES), ops.convert_to_tensor(unknown)
+        )
+        remain = ops.convert_to_numpy(remain)
+        guidance = guidance_at(*numbers, ops.convert_to_tensor(scale))
+        guidance = ops.convert_to_numpy(guidance)
+        assert guidance.dtype == np.float32 and remain.dtype == np.int32
+        for row, last in enumerate(num_steps.tolist()):
+            expected = reference.num_masked_after(
+                step, last, int(SIZES[row]), int(unknown[row])
+            )
+            assert remain[row] == expected
+            if step < last:
+                expected = reference.guidance_at(step, last, scale[row], "linear")
+                assert guidance[row] == pytest.approx(expected, rel=1e-6)
+        unknown = remain
+    assert not unknown.any()
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 16, 64, 100, 4096])
+def test_steps_of_a_hole_are_its_share_of_all(num_tokens):
+    holes = np.arange(num_tokens + 1)
+    for num_steps in {1, 2, 7, 12, 24, num_tokens}:
+        if num_steps > num_tokens:
+            continue
+        steps = num_steps_for(holes, num_tokens, num_steps)
+        assert steps.dtype == np.int32 and steps.shape == holes.shape
+        assert steps[0] == 0 and steps[-1] == num_steps
+        assert np.all(np.diff(steps) >= 0)
+        # As careful as a whole picture, and not a step more than that takes.
+        assert np.all(holes * num_steps <= steps.astype("int64") * num_tokens)
+        fewer = steps[1:].astype("int64") - 1
+        assert np.all(holes[1:] * num_steps > fewer * num_tokens)
+        # Every step has a token to reveal.
+        assert np.all(steps[1:] >= 1) and np.all(steps <= holes)
+
+
+def test_steps_of_holes_written_out():
+    holes = np.array([0, 1, 16, 17, 32, 63, 64], "int32")
+    assert num_steps_for(holes, 64, 12).tolist() == [0, 1, 3, 4, 6, 12, 12]
+    # Lists are as good, and large numbers do not wrap around.
+    assert num_steps_for([2**20 - 1, 2**20], 2**20, 2**20).tolist() == [
+        2**20 - 1,
+        2**20,
+    ]

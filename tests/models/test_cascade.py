@@ -96,13 +96,22 @@ def test_the_same_tokens_on_every_backend(muse, parity):
 
 def test_given_tokens_are_translated(muse):
     whole = muse.generate_tokens(PROMPTS, None, SEEDS)
-    given = muse.generate_tokens(PROMPTS, None, SEEDS, tokens=whole[:1])
+    start = [whole[0], *[None] * (len(whole) - 1)]
+    given = muse.generate_tokens(PROMPTS, None, SEEDS, start_tokens=start)
     for one, other in zip(whole, given, strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(ValueError, match=r"at most 1 may be given: received 2"):
-        muse.generate_tokens(PROMPTS, None, SEEDS, tokens=whole)
-    with pytest.raises(ValueError, match=r"`tokens\[0\]` .* \(2, 16\).*\(2, 64\)"):
-        muse.generate_tokens(PROMPTS, None, SEEDS, tokens=whole[1:])
+    same = muse.generate_tokens(PROMPTS, None, SEEDS, start_tokens=whole)
+    for one, other in zip(whole, same, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"each of the \d stages: received 1"):
+        muse.generate_tokens(PROMPTS, None, SEEDS, start_tokens=whole[:1])
+    with pytest.raises(
+        ValueError, match=r"`start_tokens\[0\]` .* \(2, 16\).*\(2, 64\)"
+    ):
+        muse.generate_tokens(PROMPTS, None, SEEDS, start_tokens=whole[1:] + whole[:1])
+    wrong = [whole[0] + 32, *start[1:]]
+    with pytest.raises(ValueError, match=r"`start_tokens\[0\]` must lie in \[0, 32\]"):
+        muse.generate_tokens(PROMPTS, None, SEEDS, start_tokens=wrong)
 
 
 def test_every_stage_can_be_looked_at(muse):

@@ -102,7 +102,9 @@ def test_every_object_is_translated(muse):
         for tokenizer, scale in zip(muse.backbone.image_tokenizers, (1, 2))
     )
     seeds = np.zeros(len(scenes), "int32")
-    made = muse.generate_tokens([""] * len(scenes), None, seeds, tokens=[low])[-1]
+    made = muse.generate_tokens(
+        [""] * len(scenes), None, seeds, start_tokens=[low, None]
+    )[-1]
     # An unknown token spoils four.
     assert (made != high).sum(1).max() <= 1
 
