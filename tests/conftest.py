@@ -1,8 +1,7 @@
 """One command, three backends.
 
 Keras fixes its backend at import, so `pytest` starts itself once for each of JAX,
-TensorFlow and PyTorch, as many at a time as there are cores. `KERAS_BACKEND=jax pytest`
-runs one.
+TensorFlow and PyTorch, side by side. `KERAS_BACKEND=jax pytest` runs one.
 """
 
 import collections
@@ -34,11 +33,11 @@ def pytest_cmdline_main(config):
     if os.environ.get("KERAS_BACKEND") or config.option.collectonly:
         return None
     started = time.time()
-    # Tracing and compiling keep one core busy: one backend for each.
-    workers = min(len(BACKENDS), os.cpu_count() or 1)
+    # Tracing and compiling keep one core busy, and no backend as long as another: with
+    # all of them at once no core waits for the last.
     with (
         tempfile.TemporaryDirectory() as folder,
-        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+        concurrent.futures.ThreadPoolExecutor(len(BACKENDS)) as pool,
     ):
         runs = [pool.submit(run_backend, config, name, folder) for name in BACKENDS]
         results = [run.result() for run in runs]
@@ -61,7 +60,7 @@ def pytest_cmdline_main(config):
 
 def run_backend(config, backend, folder):
     """One backend in a process of its own: its exit code and its line of counts."""
-    # Where every core has a backend, more threads would only wait for each other.
+    # Where there are no more cores, more threads would only wait for each other.
     threads = str(max((os.cpu_count() or 1) // len(BACKENDS), 1))
     child = subprocess.Popen(
         [sys.executable, "-m", "pytest", *config.invocation_params.args],
@@ -70,6 +69,10 @@ def run_backend(config, backend, folder):
             **os.environ,
             "KERAS_BACKEND": backend,
             "PARITY_FOLDER": folder,
+            # Many tests compile the same program.
+            "JAX_COMPILATION_CACHE_DIR": f"{folder}/jax",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             "OMP_NUM_THREADS": threads,
             "TF_NUM_INTRAOP_THREADS": threads,
         },

@@ -54,6 +54,12 @@ def test_quickstart(tmp_path):
 
 
 @pytest.mark.slow
+def test_edit_guide(tmp_path):
+    run([str(ROOT / "guides" / "edit.py")], tmp_path)
+    assert (tmp_path / "edit.png").exists()
+
+
+@pytest.mark.slow
 def test_recipe_runs_and_resumes(tmp_path):
     recipe = [str(ROOT / "guides" / "train_muse_shapes.py"), "--folder", "run"]
     small = ["--tokenizer-steps", "4", "--pictures", "64", "--steps-per-epoch", "2"]

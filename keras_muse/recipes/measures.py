@@ -176,7 +176,7 @@ class Translation:
         """The numbers of one moment of the training."""
         seeds = np.arange(len(self.captions), dtype="int32")
         tokens = self.muse.generate_tokens(
-            self.captions, None, seeds, tokens=self.tokens[:1]
+            self.captions, None, seeds, start_tokens=[self.tokens[0], None]
         )[-1]
         images = self.muse.decode_images(tokens)
         error = np.mean((images / 255.0 - self.images / 255.0) ** 2, axis=(1, 2, 3))

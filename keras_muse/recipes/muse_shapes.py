@@ -19,7 +19,11 @@ from keras_muse.presets import store_as_float16
 from keras_muse.recipes import lessons
 from keras_muse.recipes.fitting import fit, muon
 from keras_muse.recipes.measures import Log, TextUse, Translation
-from keras_muse.recipes.tokenizers import train_decoder, train_tokenizer
+from keras_muse.recipes.tokenizers import (
+    retire_unused_codes,
+    train_decoder,
+    train_tokenizer,
+)
 from keras_muse.text import MuseTokenizer, T5TextEncoder, train_vocabulary
 from keras_muse.transformer import MaskedTransformer, SuperResolutionTransformer
 
@@ -357,6 +361,8 @@ def save_preset(folder, backbone, preprocessor):
     plain = MuseBackbone.from_config({**config, "dtype": "float32"})
     plain.set_weights(backbone.get_weights())
     set_trainable(plain, True)
+    for index, stage in enumerate(plain.stages):
+        retire_unused_codes(stage.image_tokenizer, scale=index + 1)
     muse = MuseTextToImage(plain, preprocessor, samplers=SAMPLERS)
     muse.save_to_preset(str(folder / "preset"))
     store_as_float16(folder / "preset")

@@ -1,6 +1,10 @@
 """The image tokenizers of the shapes world, and their larger decoder."""
 
+import itertools
+
 import keras
+import numpy as np
+from keras import ops
 
 from keras_muse.data import shapes
 from keras_muse.image_tokenizer import VQGAN, VectorQuantizer, VQGANTrainer
@@ -8,9 +12,15 @@ from keras_muse.presets import store_as_float16
 from keras_muse.recipes.fitting import WarmupStableDecay, fit
 from keras_muse.recipes.measures import Log, reconstruction_quality
 
-__all__ = ["make_tokenizer", "train_decoder", "train_tokenizer"]
+__all__ = [
+    "make_tokenizer",
+    "retire_unused_codes",
+    "train_decoder",
+    "train_tokenizer",
+]
 
 SEED = 7
+FAR_AWAY = 1000.0  # from every embedding, and a number of float16
 
 
 def make_tokenizer(stage=0):
@@ -91,3 +101,37 @@ def fit_tokenizer(folder, name, make, steps, steps_per_epoch, batch_size, stage)
     # lies beside theirs.
     store_as_float16(done)
     return VQGAN.from_preset(str(done))
+
+
+def retire_unused_codes(vqgan, scale):
+    """Moves codes that no picture of the world has out of reach of every embedding.
+
+    The transformers have never seen them. A picture that is not perfect, such as one
+    that was generated, would otherwise be read as such codes in most of its cells, and
+    the first edit of it would fail.
+
+    Args:
+        vqgan: `VQGAN` of a recipe, whose tokens depend on their own patch alone.
+        scale: int. Of the pictures that it was trained on, see `shapes.render`.
+
+    Returns:
+        int. How many codes are left.
+    """
+    kinds = itertools.product(
+        shapes.SIZES, shapes.SHAPES, shapes.COLORS, shapes.BACKGROUNDS
+    )
+    images = np.stack(
+        [
+            shapes.render(
+                shapes.Scene((shapes.Group(1, *kind, ((1, 1),)),), None, background),
+                scale,
+            )
+            for *kind, background in kinds
+        ]
+    )
+    ids = ops.convert_to_numpy(vqgan.encode(ops.convert_to_tensor(images)))
+    unused = np.setdiff1d(np.arange(vqgan.codebook_size), ids)
+    codebook = ops.convert_to_numpy(vqgan.quantizer.codebook).copy()
+    codebook[unused] = FAR_AWAY
+    vqgan.quantizer.codebook.assign(codebook)
+    return vqgan.codebook_size - len(unused)
