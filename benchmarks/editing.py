@@ -248,10 +248,15 @@ def measure_outpaint(muse, count):
     half = tuple(pixels // 2 for pixels in extend)
     small, _ = in_batches(base, shrunk(inputs), extend=half)
     ceiling = exact(round_trip(task, [c.after for c in found]), captions)
+    # Between a column of pixels and the next.
+    energy = np.diff(images.astype("float32"), axis=2) ** 2
+    energy = energy.mean((0, 1, 3))
     row = {
         "cases": count,
         "right": share(right),
         "untouched outside": share(kept),
+        "gradient energy of the seam": round(float(energy[127]), 1),
+        "and elsewhere": round(float(np.delete(energy, 127).mean()), 1),
         "base alone": share(exact(small[:, :, ADDED * CELL // 2 :], captions)),
         "tokenizer alone": share(ceiling),
         "s a picture": round(seconds / count, 3),

@@ -8,7 +8,7 @@ import pytest
 
 from keras_muse import presets
 from keras_muse.data import shapes, shapes_checker
-from keras_muse.models import MuseBackbone, MuseMaskedImageModel
+from keras_muse.models import MuseBackbone, MuseMaskedImageModel, MuseOutpaint
 from keras_muse.recipes.measures import TextUse, Translation, turn_round
 
 CAPTION = "three small red circles on a black background"
@@ -129,3 +129,28 @@ def test_pictures_are_what_was_asked_for(muse, held_out):
     assert np.mean(agreement["exact"]) >= 0.7
     assert np.mean(agreement["colors"]) >= 0.9
     assert np.mean(agreement["background"]) >= 0.95
+
+
+def test_a_continued_picture_has_no_seam(muse):
+    """Pictures that end in the middle of an object, continued on the right."""
+    outpaint = MuseOutpaint(muse.backbone, muse.preprocessor)
+    pictures, captions = [], []
+    for row, (shape, color, background) in enumerate(
+        (
+            ("square", "red", "white"),
+            ("circle", "blue", "black"),
+            ("cross", "yellow", "gray"),
+            ("triangle", "green", "white"),
+        )
+    ):
+        group = shapes.Group(1, "large", shape, color, ((row, 3),))
+        whole = shapes.render(shapes.Scene((group,), None, background), 2)
+        picture = np.full_like(whole, shapes.BACKGROUNDS[background])
+        picture[:, 64:] = whole[:, :64]
+        pictures.append(picture)
+        captions.append(f"a large {color} {shape} on a {background} background")
+    inputs = {"images": np.stack(pictures), "prompts": captions}
+    images = outpaint.generate(inputs, (0, 64, 0, 0), seed=0)[:, :, 64:]
+    assert shapes_checker.agreement(images, captions)["exact"].all()
+    energy = np.mean(np.diff(images.astype("float32"), axis=2) ** 2, axis=(0, 1, 3))
+    assert energy[63] < np.delete(energy, 63).mean()
