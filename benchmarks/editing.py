@@ -172,11 +172,11 @@ def in_batches(task, inputs, **settings):
     return np.concatenate(images), time.time() - began
 
 
-def measure_inpaint(muse, count):
+def measure_inpaint(muse, count, made=False):
     """Rows of the table, and pictures to look at."""
     task = MuseInpaint(muse.backbone, muse.preprocessor, muse.samplers)
     found = cases(replaced_object, count)
-    before, captions = pictures([c.before for c in found]), [c.caption for c in found]
+    before, captions = first_pictures(task, found, made), [c.caption for c in found]
     masks = np.zeros((count, 128, 128), "bool")
     for mask, case in zip(masks, found):
         top, left, bottom, right = (edge * CELL for edge in case.box)
@@ -197,6 +197,12 @@ def measure_inpaint(muse, count):
     }
     white = np.repeat(masks[..., None], 3, axis=-1) * np.uint8(255)
     return row, (before, white, images), right
+
+
+def first_pictures(task, found, made):
+    """The pictures to edit: drawn, or as a preset makes them of the same tokens."""
+    scenes = [case.before for case in found]
+    return round_trip(task, scenes) if made else pictures(scenes)
 
 
 def shrunk(inputs):
@@ -264,11 +270,11 @@ def measure_outpaint(muse, count):
     return row, (before, images), right
 
 
-def measure_edit(muse, count, **settings):
+def measure_edit(muse, count, made=False, **settings):
     """Rows of the table, and pictures to look at."""
     task = MuseEdit(muse.backbone, muse.preprocessor, muse.samplers)
     found = cases(other_color, count)
-    before, captions = pictures([c.before for c in found]), [c.caption for c in found]
+    before, captions = first_pictures(task, found, made), [c.caption for c in found]
     after = [c.after for c in found]
     inputs = {"images": before, "prompts": captions}
     images, seconds = in_batches(task, inputs, **settings)
@@ -349,6 +355,12 @@ def main():
         "outpaint: a group to the right": lambda: measure_outpaint(muse, options.count),
         "edit: another colour, contrast": lambda: measure_edit(
             muse, options.count, method="contrast"
+        ),
+        "inpaint, of a picture that the decoder made": lambda: measure_inpaint(
+            muse, options.count, made=True
+        ),
+        "edit: another colour, contrast, of such a picture": lambda: measure_edit(
+            muse, options.count, made=True, method="contrast"
         ),
         # A hundred steps instead of a dozen: fewer cases.
         "edit: another colour, resampling": lambda: measure_edit(
