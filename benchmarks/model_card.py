@@ -60,7 +60,8 @@ trained on has none.
 `guides/train_muse_shapes.py`; its log and curves are in
 benchmarks/results/train_muse_shapes/ of the repository. Weights are stored in
 float16. `checksums.json` holds the size and SHA-256 of every file, and loading checks
-them.
+them. Codes that no picture of the world has are out of reach of the encoders, so that a
+generated picture is read as the tokens that it was made of, and can be edited.
 
 Licence: Apache 2.0. No pictures of people or of anybody's making were used.
 """
