@@ -43,8 +43,8 @@ def pytest_cmdline_main(config):
         results = [run.result() for run in runs]
     totals = collections.Counter()
     # Negative is the signal that killed a backend.
-    exit_code = max(abs(code) for code, _ in results)
-    for _, last in results:
+    exit_code = max(abs(code) for code, _, _ in results)
+    for _, last, _ in results:
         for count, word in COUNTS.findall(last):
             totals[{"error": "failed", "errors": "failed"}.get(word, word)] += int(
                 count
@@ -54,12 +54,19 @@ def pytest_cmdline_main(config):
     counts = ", ".join(
         f"{totals[word]} {word}" for word in ("passed", "failed", "skipped")
     )
+    # Last, where a log that was cut short still has them.
+    for backend, (_, _, failures) in zip(BACKENDS, results):
+        for line in failures:
+            print(f"{backend:>10} | {line}", end="")
     print(f"\n{' + '.join(BACKENDS)}: {time.time() - started:.0f} s\n{counts}")
     return exit_code
 
 
 def run_backend(config, backend, folder):
-    """One backend in a process of its own: its exit code and its line of counts."""
+    """One backend in a process of its own.
+
+    Returns its exit code, its line of counts, and the lines of what failed.
+    """
     # Where there are no more cores, more threads would only wait for each other.
     threads = str(max((os.cpu_count() or 1) // len(BACKENDS), 1))
     child = subprocess.Popen(
@@ -79,11 +86,13 @@ def run_backend(config, backend, folder):
         stdout=subprocess.PIPE,
         text=True,
     )
-    last = ""
+    last, failures = "", []
     for line in child.stdout:
         print(f"{backend:>10} | {line}", end="", flush=True)
         last = line if COUNTS.search(line) else last
-    return child.wait(), last
+        if line.startswith(("FAILED ", "ERROR ")):
+            failures.append(line)
+    return child.wait(), last, failures
 
 
 @pytest.fixture(autouse=True)
