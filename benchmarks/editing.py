@@ -27,7 +27,7 @@ import time
 
 import numpy as np
 from PIL import Image
-from shapes_agreement import about, markdown, write
+from shapes_agreement import about, base_of, markdown, write
 
 import keras_muse
 from keras_muse.data import shapes, shapes_checker
@@ -154,6 +154,11 @@ def as_target(images, scenes):
     )
 
 
+def task_of(task_class, muse):
+    """Another task of the same parts and settings."""
+    return task_class(muse.backbone, muse.preprocessor, muse.samplers)
+
+
 def in_batches(task, inputs, **settings):
     """The pictures of `task.generate`, and the seconds that they took.
 
@@ -174,7 +179,7 @@ def in_batches(task, inputs, **settings):
 
 def measure_inpaint(muse, count, made=False):
     """Rows of the table, and pictures to look at."""
-    task = MuseInpaint(muse.backbone, muse.preprocessor, muse.samplers)
+    task = task_of(MuseInpaint, muse)
     found = cases(replaced_object, count)
     before, captions = first_pictures(task, found, made), [c.caption for c in found]
     masks = np.zeros((count, 128, 128), "bool")
@@ -185,7 +190,7 @@ def measure_inpaint(muse, count, made=False):
     images, seconds = in_batches(task, inputs)
     kept = np.all((images == before) | masks[..., None], axis=(1, 2, 3))
     right = exact(images, captions) & kept
-    small, _ = in_batches(base_inpaint(muse), shrunk(inputs))
+    small, _ = in_batches(task_of(MuseInpaint, base_of(muse)), shrunk(inputs))
     ceiling = exact(round_trip(task, [c.after for c in found]), captions)
     row = {
         "cases": count,
@@ -220,17 +225,6 @@ def halved(images):
     return np.rint(blocks.mean((2, 4))).astype("uint8")
 
 
-def base_backbone(muse):
-    """The first stage alone; the weights are shared."""
-    stages = muse.backbone.stages[:1]
-    return keras_muse.models.MuseBackbone(muse.backbone.text_encoder, stages)
-
-
-def base_inpaint(muse):
-    """`MuseInpaint` of the base."""
-    return MuseInpaint(base_backbone(muse), muse.preprocessor, muse.samplers[:1])
-
-
 def round_trip(task, scenes):
     """Pictures after nothing but the tokens of the last stage."""
     made = []
@@ -242,7 +236,7 @@ def round_trip(task, scenes):
 
 def measure_outpaint(muse, count):
     """Rows of the table, and pictures to look at."""
-    task = MuseOutpaint(muse.backbone, muse.preprocessor, muse.samplers)
+    task = task_of(MuseOutpaint, muse)
     found = cases(missing_group, count, two_groups=1.0)
     before, captions = pictures([c.before for c in found]), [c.caption for c in found]
     inputs = {"images": before, "prompts": captions}
@@ -250,7 +244,7 @@ def measure_outpaint(muse, count):
     images, seconds = in_batches(task, inputs, extend=extend)
     kept = np.all(images[:, :, :128] == before, axis=(1, 2, 3))
     right = exact(images[:, :, ADDED * CELL :], captions) & kept
-    base = MuseOutpaint(base_backbone(muse), muse.preprocessor, muse.samplers[:1])
+    base = task_of(MuseOutpaint, base_of(muse))
     half = tuple(pixels // 2 for pixels in extend)
     small, _ = in_batches(base, shrunk(inputs), extend=half)
     ceiling = exact(round_trip(task, [c.after for c in found]), captions)
@@ -272,14 +266,14 @@ def measure_outpaint(muse, count):
 
 def measure_edit(muse, count, made=False, **settings):
     """Rows of the table, and pictures to look at."""
-    task = MuseEdit(muse.backbone, muse.preprocessor, muse.samplers)
+    task = task_of(MuseEdit, muse)
     found = cases(other_color, count)
     before, captions = first_pictures(task, found, made), [c.caption for c in found]
     after = [c.after for c in found]
     inputs = {"images": before, "prompts": captions}
     images, seconds = in_batches(task, inputs, **settings)
     right = as_target(images, after)
-    base = MuseEdit(base_backbone(muse), muse.preprocessor, muse.samplers[:1])
+    base = task_of(MuseEdit, base_of(muse))
     small, _ = in_batches(base, shrunk(inputs), **settings)
     row = {
         "cases": count,
@@ -299,7 +293,7 @@ def share(values):
 
 def measure_time(muse):
     """Seconds of a quarter of the picture against those of all of it, batch of 8."""
-    task = MuseInpaint(muse.backbone, muse.preprocessor, muse.samplers)
+    task = task_of(MuseInpaint, muse)
     images = np.full((8, 128, 128, 3), 250, "uint8")
     table = {}
     for name, side in (("a quarter", 64), ("all, as text-to-image", 128)):
@@ -331,11 +325,12 @@ def sheet(path, groups):
             else np.concatenate([image[:, 64:] for image in images[:8]], axis=1)
             for images in columns
         ]
-        bar = np.zeros((6, 8 * 128, 3), "uint8")
+        width = 128 * len(right[:8])
+        bar = np.zeros((6, width, 3), "uint8")
         for index, good in enumerate(right[:8]):
             color = (40, 170, 60) if good else (220, 40, 40)
             bar[:, index * 128 : (index + 1) * 128] = color
-        rows += [np.full((10, 8 * 128, 3), 255, "uint8"), bar, *tall]
+        rows += [np.full((10, width, 3), 255, "uint8"), bar, *tall]
     Image.fromarray(np.concatenate(rows)).save(path)
 
 

@@ -1,8 +1,25 @@
-"""Checks of settings that several dataclasses have."""
+"""What the dataclasses of settings share: copies, configs, checks."""
 
+import dataclasses
 import math
 
-__all__ = ["check_floats", "check_ints"]
+__all__ = ["Settings", "check_floats", "check_ints"]
+
+
+class Settings:
+    """Base of frozen dataclasses that presets store."""
+
+    def replace(self, **settings):
+        """A copy with other settings; those that are `None` stay as they are."""
+        settings = {k: v for k, v in settings.items() if v is not None}
+        return dataclasses.replace(self, **settings)
+
+    def get_config(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
 
 
 def check_ints(settings, least, optional=()):

@@ -4,7 +4,7 @@ import dataclasses
 
 from keras import ops
 
-from keras_muse.decoding.checks import check_floats, check_ints
+from keras_muse.decoding.checks import Settings, check_floats, check_ints
 from keras_muse.decoding.masking import random_mask
 from keras_muse.decoding.noise import uniform
 from keras_muse.decoding.sampling import filter_logits, sample_tokens
@@ -18,7 +18,7 @@ _WHICH, _TOKEN = 4, 5
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Resampler:
+class Resampler(Settings):
     """The settings of mask-free editing; a preset stores them.
 
     Muse, appendix: 8 % of the tokens are masked and drawn anew in each of 100 steps,
@@ -52,18 +52,6 @@ class Resampler:
                 "`mask_rate` must lie in (0, 1]: received "
                 f"mask_rate={self.mask_rate!r}."
             )
-
-    def replace(self, **settings):
-        """A copy with other settings; those that are `None` stay as they are."""
-        settings = {k: v for k, v in settings.items() if v is not None}
-        return dataclasses.replace(self, **settings)
-
-    def get_config(self):
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 def resample(

@@ -4,7 +4,7 @@ import dataclasses
 
 from keras import ops
 
-from keras_muse.decoding.checks import check_floats, check_ints
+from keras_muse.decoding.checks import Settings, check_floats, check_ints
 from keras_muse.decoding.noise import gumbel, uniform
 from keras_muse.decoding.order import ORDERS, halton_turns, random_turns
 from keras_muse.decoding.sampling import (
@@ -30,7 +30,7 @@ _TOKEN, _CONFIDENCE, _TOGETHER, _ORDER = 0, 1, 2, 3
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Sampler:
+class Sampler(Settings):
     """The settings of parallel decoding; a preset stores them.
 
     Args:
@@ -118,18 +118,6 @@ class Sampler:
                 "`draw` must be 'independent' with the order 'confidence': received "
                 "draw='systematic', order='confidence'."
             )
-
-    def replace(self, **settings):
-        """A copy with other settings; those that are `None` stay as they are."""
-        settings = {k: v for k, v in settings.items() if v is not None}
-        return dataclasses.replace(self, **settings)
-
-    def get_config(self):
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 def decode(

@@ -15,10 +15,10 @@ from keras_muse.models.generation import (
     to_int32,
 )
 from keras_muse.models.inputs import (
+    as_batch_seeds,
     as_count,
     as_edit_batches,
     as_scales,
-    as_seeds,
     as_share,
 )
 from keras_muse.models.pictures import as_output
@@ -64,6 +64,8 @@ class MuseEdit(MuseEditing, keras_hub.models.ImageToImage):
     others = edit.variations("red_circle.png", "a red circle", strength=0.5)
     ```
     """
+
+    preset_settings = ("samplers", "resampler")
 
     def __init__(
         self, backbone, preprocessor=None, samplers=None, resampler=None, **kwargs
@@ -147,7 +149,7 @@ class MuseEdit(MuseEditing, keras_hub.models.ImageToImage):
         )
         callback_every = as_count("callback_every", callback_every, least=1)
         batches, is_single = as_edit_batches(inputs)
-        seeds = as_seeds(seed, sum(len(batch.pictures) for batch in batches))
+        seeds = as_batch_seeds(seed, [len(batch.pictures) for batch in batches])
         first = resampler if method == "resample" else samplers[0]
         steps = sum(settings.num_steps for settings in (first, *samplers[1:]))
         report = Reporter(steps * len(batches), callback, verbose)
@@ -168,13 +170,9 @@ class MuseEdit(MuseEditing, keras_hub.models.ImageToImage):
             )
 
         guided = method == "contrast" or is_guided(first, *samplers[1:])
-        images, done = [], 0
-        for index, batch in enumerate(batches, 1):
-            rows = seeds[done : done + len(batch.pictures)]
-            done += len(rows)
-            frames = [self._frame(picture, fit) for picture in batch.pictures]
-            shown = [f.fit(picture) for f, picture in zip(frames, batch.pictures)]
-            tokens = self.encode_images(np.stack(shown))
+        images = []
+        for index, (batch, rows) in enumerate(zip(batches, seeds), 1):
+            frames, tokens = self._encode_batch(batch, fit)
             text = self._encode_prompts(batch.prompts, batch.negative_prompts, guided)
             base = change(tokens[0], text, rows)
             starts = self._later_starts(tokens, base, keep_unchanged)
@@ -183,8 +181,7 @@ class MuseEdit(MuseEditing, keras_hub.models.ImageToImage):
             )
             # Stages that had little to do took fewer steps.
             report.move_to(index * steps)
-            made = zip(frames, self.decode_images(tokens[-1]), batch.pictures)
-            images += [frame.restore(image, picture) for frame, image, picture in made]
+            images += self._restored(batch, frames, tokens)
         return as_output(images, is_single)
 
     def variations(
@@ -304,16 +301,6 @@ class MuseEdit(MuseEditing, keras_hub.models.ImageToImage):
         function = self._compiled(("contradiction",), run)
         score = function(to_int32(ids), memory, to_int32(seeds))
         return ops.convert_to_numpy(score)
-
-    def save_to_preset(self, preset_dir, *args, **kwargs):
-        """Saves to a folder, with checksums; see the class of KerasHub."""
-        backbone = self.backbone
-        kept = backbone.resampler
-        backbone.resampler = self.resampler
-        try:
-            super().save_to_preset(preset_dir, *args, **kwargs)
-        finally:
-            backbone.resampler = kept
 
     def get_config(self):
         return {**super().get_config(), "resampler": self.resampler.get_config()}

@@ -32,7 +32,7 @@ class MuseEditing(MuseGeneration):
         Args:
             batches: list of `EditBatch`.
             masks: list, a list of (H, W) bool arrays for each batch.
-            seeds: (B,) int32, of the pictures of all batches.
+            seeds: list, (B,) int32 for each batch.
             samplers: list of `Sampler`, one a stage.
             strength: float. Share of the masked tokens that are filled.
             fit: see `Frame`.
@@ -42,15 +42,11 @@ class MuseEditing(MuseGeneration):
         Returns:
             list of (H, W, 3) uint8 arrays of the size of the pictures.
         """
-        jobs, total, done = [], 0, 0
-        for batch, holes in zip(batches, masks):
-            rows = seeds[done : done + len(batch.pictures)]
-            done += len(rows)
-            frames = [self._frame(picture, fit) for picture in batch.pictures]
-            shown = [f.fit(picture) for f, picture in zip(frames, batch.pictures)]
+        jobs, total = [], 0
+        for batch, holes, rows in zip(batches, masks, seeds):
+            frames, tokens = self._encode_batch(batch, fit)
             holes = np.stack([f.fit_mask(hole) for f, hole in zip(frames, holes)])
             holes = self._holes(ops.convert_to_tensor(holes), rows, strength)
-            tokens = self.encode_images(np.stack(shown))
             starts = self._masked(tokens, holes)
             total += self._count_steps(holes, samplers)
             jobs.append((batch, frames, rows, starts))
@@ -60,9 +56,19 @@ class MuseEditing(MuseGeneration):
             tokens = self.generate_tokens(
                 batch.prompts, batch.negative_prompts, rows, samplers, report, starts
             )
-            made = zip(frames, self.decode_images(tokens[-1]), batch.pictures)
-            images += [frame.restore(image, picture) for frame, image, picture in made]
+            images += self._restored(batch, frames, tokens)
         return images
+
+    def _encode_batch(self, batch, fit):
+        """The frames of the pictures of a batch, and their tokens of every stage."""
+        frames = [self._frame(picture, fit) for picture in batch.pictures]
+        shown = [f.fit(picture) for f, picture in zip(frames, batch.pictures)]
+        return frames, self.encode_images(np.stack(shown))
+
+    def _restored(self, batch, frames, tokens):
+        """Tokens of every stage as pictures of the size of those of the batch."""
+        made = zip(frames, self.decode_images(tokens[-1]), batch.pictures)
+        return [frame.restore(image, picture) for frame, image, picture in made]
 
     def _holes(self, masks, seeds, strength=1.0):
         """The tokens of every stage that start masked: list of (B, N) bool arrays.

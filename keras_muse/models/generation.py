@@ -41,6 +41,8 @@ class MuseGeneration(PresetLoading):
 
     backbone_cls = MuseBackbone
     preprocessor_cls = MuseTextToImagePreprocessor
+    # What a preset takes from the task that saves it: attributes of its backbone, too.
+    preset_settings = ("samplers",)
 
     def __init__(self, backbone, preprocessor=None, samplers=None, **kwargs):
         if backbone.text_encoder is None:
@@ -97,16 +99,22 @@ class MuseGeneration(PresetLoading):
                 f"received {tuple(images.shape)}."
             )
         images = ops.convert_to_tensor(images)
-        tokens = []
-        for index, (tokenizer, transformer) in enumerate(self.backbone.stages):
-            factor = tokenizer.downsampling_factor
-            size = [side * factor for side in transformer.grid_size]
+        transformers = self.backbone.transformers
+        return [
+            self._encode_stage(index, images, transformer.grid_size)
+            for index, transformer in enumerate(transformers)
+        ]
 
-            def encode(images, tokenizer=tokenizer, size=size):
-                return tokenizer.encode(downscale(images, *size))
+    def _encode_stage(self, index, images, grid):
+        """Tokens of pictures of any size, scaled to a grid: (B, N) int32 array."""
+        tokenizer = self.backbone.image_tokenizers[index]
+        size = [side * tokenizer.downsampling_factor for side in grid]
 
-            tokens.append(self._compiled(("encode", index), encode)(images))
-        return [np.asarray(ops.convert_to_numpy(ids), "int32") for ids in tokens]
+        def encode(images):
+            return tokenizer.encode(downscale(images, *size))
+
+        ids = self._compiled(("encode", index, *grid), encode)(images)
+        return np.asarray(ops.convert_to_numpy(ids), "int32")
 
     def generate_tokens(
         self,
@@ -357,13 +365,14 @@ class MuseGeneration(PresetLoading):
 
         The settings of this task are those of every task that is loaded from there.
         """
-        backbone = self.backbone
-        kept = backbone.samplers
-        backbone.samplers = self.samplers
+        kept = {name: getattr(self.backbone, name) for name in self.preset_settings}
+        for name in kept:
+            setattr(self.backbone, name, getattr(self, name))
         try:
             super().save_to_preset(preset_dir, *args, **kwargs)
         finally:
-            backbone.samplers = kept
+            for name, value in kept.items():
+                setattr(self.backbone, name, value)
 
     def get_config(self):
         return {

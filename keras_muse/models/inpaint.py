@@ -9,7 +9,7 @@ from keras import ops
 from keras_muse.decoding import feathered, grow
 from keras_muse.layers import register
 from keras_muse.models.editing import MuseEditing
-from keras_muse.models.inputs import as_count, as_edit_batches, as_seeds, as_share
+from keras_muse.models.inputs import as_batch_seeds, as_count, as_edit_batches, as_share
 from keras_muse.models.pictures import as_output
 
 __all__ = ["MuseInpaint", "overlay"]
@@ -119,7 +119,7 @@ class MuseInpaint(MuseEditing, keras_hub.models.Inpaint):
         mask_dilation = as_count("mask_dilation", mask_dilation)
         feather = as_count("feather", feather)
         batches, is_single = as_edit_batches(inputs, with_masks=True)
-        seeds = as_seeds(seed, sum(len(batch.pictures) for batch in batches))
+        seeds = as_batch_seeds(seed, [len(batch.pictures) for batch in batches])
 
         masks = [self._grown(batch, mask_dilation, fit) for batch in batches]
         images = self._fill(

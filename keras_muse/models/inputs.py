@@ -9,6 +9,7 @@ from keras_muse.models.pictures import as_masks, as_pictures
 
 __all__ = [
     "EditBatch",
+    "as_batch_seeds",
     "as_batches",
     "as_count",
     "as_edit_batches",
@@ -59,14 +60,8 @@ def _batch(inputs):
     prompts, is_single = _strings("prompts", inputs["prompts"])
     if inputs.get("negative_prompts") is None:
         return (prompts, None), is_single
-    negative, one_for_all = _strings("negative_prompts", inputs["negative_prompts"])
-    if one_for_all:
-        negative = negative * len(prompts)
-    if len(negative) != len(prompts):
-        raise ValueError(
-            "`negative_prompts` must be one string or one for each of the "
-            f"{len(prompts)} prompts: received {len(negative)}."
-        )
+    negative = inputs["negative_prompts"]
+    negative = _strings_for("negative_prompts", negative, len(prompts), "prompts")
     return (prompts, negative), is_single
 
 
@@ -137,14 +132,14 @@ def _edit_batch(inputs, with_masks):
     return EditBatch(pictures, masks, prompts, negative), is_single
 
 
-def _strings_for(name, value, count):
-    """One string for each picture."""
+def _strings_for(name, value, count, items="images"):
+    """One string for each of `count` items."""
     strings, one_for_all = _strings(name, value)
     if one_for_all:
         strings = strings * count
     if len(strings) != count:
         raise ValueError(
-            f"`{name}` must be one string or one for each of the {count} images: "
+            f"`{name}` must be one string or one for each of the {count} {items}: "
             f"received {len(strings)}."
         )
     return strings
@@ -240,6 +235,22 @@ def as_seeds(seed, count):
         if not -(2**31) <= value < 2**31:
             raise ValueError(f"`seed` must lie in [-2^31, 2^31): received {value}.")
     return np.array(seeds, dtype="int32")
+
+
+def as_batch_seeds(seed, counts):
+    """The seeds of the rows of several batches.
+
+    Args:
+        seed: as of `as_seeds`, for the rows of all batches.
+        counts: list of int. Rows of each batch.
+
+    Returns:
+        list of (count,) int32 arrays.
+
+    Raises:
+        TypeError, ValueError: as `as_seeds`.
+    """
+    return np.split(as_seeds(seed, sum(counts)), np.cumsum(counts)[:-1])
 
 
 def as_num_steps(num_steps, defaults, num_tokens):

@@ -5,11 +5,10 @@ import numpy as np
 from keras import ops
 
 from keras_muse.decoding import seeds_of
-from keras_muse.image_tokenizer import downscale
 from keras_muse.layers import register
 from keras_muse.models.canvas import Canvas
 from keras_muse.models.generation import MuseGeneration, Reporter, is_guided
-from keras_muse.models.inputs import as_count, as_edit_batches, as_seeds
+from keras_muse.models.inputs import as_batch_seeds, as_count, as_edit_batches
 from keras_muse.models.pictures import as_output
 
 __all__ = ["MuseOutpaint"]
@@ -99,14 +98,13 @@ class MuseOutpaint(MuseGeneration, keras_hub.models.Task):
         )
         extend = _as_extend(extend)
         batches, is_single = as_edit_batches(inputs)
-        seeds = as_seeds(seed, sum(len(batch.pictures) for batch in batches))
-        groups, total, done = [], 0, 0
-        for batch in batches:
+        seeds = as_batch_seeds(seed, [len(batch.pictures) for batch in batches])
+        groups, total = [], 0
+        for batch, batch_seeds in zip(batches, seeds):
             for rows in _rows_of_one_size(batch.pictures):
                 canvas = Canvas(self.backbone, batch.pictures[rows[0]].shape, extend)
-                groups.append((batch, rows, canvas, seeds[done + np.array(rows)]))
+                groups.append((batch, rows, canvas, batch_seeds[rows]))
                 total += canvas.count_steps(samplers)
-            done += len(batch.pictures)
         report = Reporter(total, callback, verbose).if_wanted()
         made = {}
         for batch, rows, canvas, row_seeds in groups:
@@ -126,9 +124,12 @@ class MuseOutpaint(MuseGeneration, keras_hub.models.Task):
 
     def _continue(self, canvas, pictures, text, seeds, samplers, report):
         """(B, H, W, 3) uint8 pictures to (B, H', W', 3) uint8 ones."""
+        shown = ops.convert_to_tensor(np.stack([canvas.shown(p) for p in pictures]))
         before = None
         for index, sampler in enumerate(samplers):
-            tokens = canvas.start(index, self._encode(index, canvas, pictures))
+            grid = canvas.known_cells(index)
+            ids = self._encode_stage(index, shown, grid)
+            tokens = canvas.start(index, ids.reshape(-1, *grid))
             for number, window in enumerate(canvas.windows, 1):
                 low_res_ids = None
                 if index:
@@ -147,20 +148,6 @@ class MuseOutpaint(MuseGeneration, keras_hub.models.Task):
         grid = tokens.shape[1:]
         images = self.decode_images(tokens.reshape(len(tokens), -1), grid=grid)
         return np.stack([canvas.cut(image) for image in images])
-
-    def _encode(self, index, canvas, pictures):
-        """The tokens of the pictures at a stage: (B, rows, columns) int32."""
-        shown = ops.convert_to_tensor(np.stack([canvas.shown(p) for p in pictures]))
-        tokenizer = self.backbone.image_tokenizers[index]
-        rows, columns = canvas.known_cells(index)
-        factor = tokenizer.downsampling_factor
-
-        def encode(images):
-            images = downscale(images, rows * factor, columns * factor)
-            return tokenizer.encode(images)
-
-        ids = self._compiled(("encode", index, rows, columns), encode)(shown)
-        return np.asarray(ops.convert_to_numpy(ids)).reshape(-1, rows, columns)
 
 
 def _as_extend(extend):

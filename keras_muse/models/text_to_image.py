@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_muse.layers import register
 from keras_muse.models.generation import MuseGeneration, Reporter
-from keras_muse.models.inputs import as_batches, as_seeds
+from keras_muse.models.inputs import as_batch_seeds, as_batches
 
 __all__ = ["MuseTextToImage"]
 
@@ -88,13 +88,11 @@ class MuseTextToImage(MuseGeneration, keras_hub.models.TextToImage):
             num_steps, guidance_scale, temperature, guidance_schedule
         )
         batches, is_single = as_batches(inputs)
-        seeds = as_seeds(seed, sum(len(prompts) for prompts, _ in batches))
+        seeds = as_batch_seeds(seed, [len(prompts) for prompts, _ in batches])
         total = len(batches) * sum(sampler.num_steps for sampler in samplers)
         report = Reporter(total, callback, verbose).if_wanted()
-        images, done = [], 0
-        for prompts, negative_prompts in batches:
-            rows = seeds[done : done + len(prompts)]
-            done += len(prompts)
+        images = []
+        for (prompts, negative_prompts), rows in zip(batches, seeds):
             tokens = self.generate_tokens(
                 prompts, negative_prompts, rows, samplers, report
             )
