@@ -248,20 +248,28 @@ def measure_outpaint(muse, count):
     half = tuple(pixels // 2 for pixels in extend)
     small, _ = in_batches(base, shrunk(inputs), extend=half)
     ceiling = exact(round_trip(task, [c.after for c in found]), captions)
-    # Between a column of pixels and the next.
-    energy = np.diff(images.astype("float32"), axis=2) ** 2
-    energy = energy.mean((0, 1, 3))
+    seam, true_seam = 127, 127 - ADDED * CELL
+    energy = gradient_energy(images)
     row = {
         "cases": count,
         "right": share(right),
         "untouched outside": share(kept),
-        "gradient energy of the seam": round(float(energy[127]), 1),
-        "and elsewhere": round(float(np.delete(energy, 127).mean()), 1),
+        "gradient energy at the seam": round(float(energy[seam]), 1),
+        # Objects begin at the seam, in the true scenes as well.
+        "there in the true scenes": round(
+            float(gradient_energy(pictures([c.after for c in found]))[true_seam]), 1
+        ),
+        "elsewhere": round(float(np.delete(energy, seam).mean()), 1),
         "base alone": share(exact(small[:, :, ADDED * CELL // 2 :], captions)),
         "tokenizer alone": share(ceiling),
         "s a picture": round(seconds / count, 3),
     }
     return row, (before, images), right
+
+
+def gradient_energy(images):
+    """Mean squares of the steps from each column of pixels to the next."""
+    return (np.diff(images.astype("float32"), axis=2) ** 2).mean((0, 1, 3))
 
 
 def measure_edit(muse, count, made=False, **settings):
@@ -343,28 +351,38 @@ def main():
     parser.add_argument("--count", type=int, default=500)
     options = parser.parse_args()
     muse = keras_muse.presets.load(options.preset)
+    # Each with the share of right pictures that was set as its aim.
     kinds = {
-        "inpaint: replace the object in the box": lambda: measure_inpaint(
-            muse, options.count
+        "inpaint: replace the object in the box": (
+            0.85,
+            lambda: measure_inpaint(muse, options.count),
         ),
-        "outpaint: a group to the right": lambda: measure_outpaint(muse, options.count),
-        "edit: another colour, contrast": lambda: measure_edit(
-            muse, options.count, method="contrast"
+        "outpaint: a group to the right": (
+            0.75,
+            lambda: measure_outpaint(muse, options.count),
         ),
-        "inpaint, of a picture that the decoder made": lambda: measure_inpaint(
-            muse, options.count, made=True
+        "edit: another colour, contrast": (
+            0.60,
+            lambda: measure_edit(muse, options.count, method="contrast"),
         ),
-        "edit: another colour, contrast, of such a picture": lambda: measure_edit(
-            muse, options.count, made=True, method="contrast"
+        "inpaint, of a picture that the decoder made": (
+            0.85,
+            lambda: measure_inpaint(muse, options.count, made=True),
+        ),
+        "edit: another colour, contrast, of such a picture": (
+            0.60,
+            lambda: measure_edit(muse, options.count, made=True, method="contrast"),
         ),
         # A hundred steps instead of a dozen: fewer cases.
-        "edit: another colour, resampling": lambda: measure_edit(
-            muse, min(options.count, 100)
+        "edit: another colour, resampling": (
+            0.60,
+            lambda: measure_edit(muse, min(options.count, 100)),
         ),
     }
     table, groups = {}, []
-    for name, run in kinds.items():
-        table[name], columns, right = run()
+    for name, (aim, run) in kinds.items():
+        row, columns, right = run()
+        table[name] = {"cases": row.pop("cases"), "aim": aim, **row}
         groups.append((columns, right))
         print(name, table[name], flush=True)
     times = measure_time(muse)
