@@ -253,7 +253,7 @@ class VQGAN(PresetLoading, keras_hub.models.Backbone):
     def with_decoder(self, base_channels=256, num_residual_blocks=4):
         """A copy with a new, larger decoder; all the rest is frozen.
 
-        Training the copy is Muse's decoder fine-tuning (section 2.8): image tokens
+        Training the copy is Muse's decoder fine-tuning (section 2.5): image tokens
         keep their meaning, so transformers trained on them need no further training.
 
         Args:
