@@ -4,11 +4,9 @@ import io
 import string
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 
 __all__ = ["train_vocabulary"]
 
-NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
 SPECIAL_PIECES = ("<pad>", "</s>", "<unk>")
 SPACE = "\u2581"
 
@@ -51,16 +49,20 @@ def train_vocabulary(
         proto = keras_muse.text.train_vocabulary(captions, words=["red", "blue"])
         ```
     """
+    # Here, for it refuses to be imported with an older protobuf, such as that of Beam.
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    normal = ModelProto.SentencePiece.NORMAL
     for name, value in (("sentences", sentences), ("words", words)):
         if isinstance(value, (str, bytes)):
             raise TypeError(f"`{name}` must be a list of strings. Received: {value!r}.")
     words = list(words)
-    model = sentencepiece_model_pb2.ModelProto()
+    model = ModelProto()
     model.ParseFromString(
         learn_pieces([*sentences, *words], vocabulary_size, characters)
     )
     learned = {
-        piece.piece: piece.score for piece in model.pieces if piece.type == NORMAL
+        piece.piece: piece.score for piece in model.pieces if piece.type == normal
     }
     word_pieces = list(dict.fromkeys(map(word_piece, words, normalize(words, model))))
     character_pieces = [
@@ -83,7 +85,7 @@ def train_vocabulary(
         # A sentence is split so that the sum of scores is largest. Only words have
         # score 0, and at most one fits between two spaces: no other split is as good.
         score = 0.0 if piece in word_pieces else learned.get(piece, lowest) - 1.0
-        model.pieces.add(piece=piece, score=score, type=NORMAL)
+        model.pieces.add(piece=piece, score=score, type=normal)
     model.trainer_spec.vocab_size = len(model.pieces)
     return model.SerializeToString(deterministic=True)
 

@@ -47,10 +47,19 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "generate", "inpaint", "outpaint", "edit", "presets", "train-shapes"],
+    [
+        "",
+        "generate",
+        "inpaint",
+        "outpaint",
+        "edit",
+        "prepare",
+        "presets",
+        "train-shapes",
+    ],
 )
 def test_help_has_examples(capsys, command):
-    assert cli.main([*command.split(), "--help"]) == 0
+    assert cli.main([*command.strip("-").split(), "--help"]) == 0
     assert "keras-muse " in capsys.readouterr().out.split("example")[1]
 
 

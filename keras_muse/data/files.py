@@ -1,0 +1,82 @@
+"""Files on a disk or, with a `scheme://`, wherever TensorFlow reaches."""
+
+import contextlib
+import glob
+import os
+
+__all__ = ["exists", "make_folder", "matching", "open_file", "read", "replace", "size"]
+
+
+def is_remote(path):
+    """Whether TensorFlow has to read it, such as `gs://...`."""
+    return "://" in str(path)
+
+
+def gfile():
+    """TensorFlow's file systems."""
+    import tensorflow as tf
+
+    return tf.io.gfile
+
+
+def open_file(path, mode="rb"):
+    """An open file."""
+    return gfile().GFile(str(path), mode) if is_remote(path) else open(path, mode)
+
+
+def read(path, offset=0, size=-1):
+    """Bytes of a file: `size` of them from `offset` on, or all that are left."""
+    with open_file(path) as file:
+        if offset:
+            file.seek(offset)
+        return file.read(size)
+
+
+def exists(path):
+    """Whether there is a file or folder."""
+    return gfile().exists(str(path)) if is_remote(path) else os.path.exists(path)
+
+
+def size(path):
+    """Bytes of a file."""
+    return gfile().stat(str(path)).length if is_remote(path) else os.path.getsize(path)
+
+
+def matching(pattern):
+    """Sorted paths that match a glob pattern, `**` for any number of folders."""
+    if is_remote(pattern):
+        return sorted(gfile().glob(str(pattern)))
+    return sorted(glob.glob(str(pattern), recursive=True))
+
+
+def make_folder(path):
+    """A folder and those above it, unless there."""
+    gfile().makedirs(str(path)) if is_remote(path) else os.makedirs(path, exist_ok=True)
+
+
+@contextlib.contextmanager
+def replace(path):
+    """A path beside `path` to write to, which takes its place when that went well.
+
+    What stood there stays until then, and stays if writing fails.
+
+    Raises:
+        OSError: naming the path, if it cannot be written, such as on a full disk.
+    """
+    beside = f"{path}.part-{os.getpid()}"
+    try:
+        yield beside
+        if is_remote(path):
+            gfile().rename(beside, str(path), overwrite=True)
+        else:
+            # On the disk before it has its name, or a crash could leave it empty.
+            with open(beside, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            gfile().remove(beside) if is_remote(path) else os.remove(beside)
+        if not isinstance(error, Exception):
+            raise
+        number = getattr(error, "errno", None)
+        raise OSError(number, f"cannot write {str(path)!r}: {error}") from error

@@ -1,0 +1,169 @@
+"""Shards of precomputed tokens: how a record is written, and read in any order."""
+
+import contextlib
+import os
+import struct
+import zlib
+
+import numpy as np
+
+from keras_muse.data import files
+
+__all__ = ["FORMATS", "open_shard", "pack_record", "unpack_record", "write_shard"]
+
+FORMATS = ("tfrecord", "array_record")
+
+
+def pack_record(record):
+    """A record as bytes: a `tf.train.Example` in a fixed order, with a checksum.
+
+    Args:
+        record: dict of str to a list of str or of arrays.
+
+    Returns:
+        bytes, the same for the same record at every time. Arrays are raw little-endian
+        bytes; `crc32` is that of all values one behind the other, keys sorted.
+    """
+    import tensorflow as tf
+
+    features, checksum = {}, 0
+    for key in sorted(record):
+        values = [_as_bytes(value) for value in record[key]]
+        for value in values:
+            checksum = zlib.crc32(value, checksum)
+        features[key] = tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+    features["crc32"] = tf.train.Feature(
+        int64_list=tf.train.Int64List(value=[checksum])
+    )
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def _as_bytes(value):
+    if isinstance(value, str):
+        return value.encode()
+    return np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
+
+
+def unpack_record(data):
+    """{key: list of bytes} of what `pack_record` made.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    import tensorflow as tf
+
+    try:
+        feature = tf.train.Example.FromString(data).features.feature
+        record = {
+            key: list(feature[key].bytes_list.value)
+            for key in sorted(feature)
+            if key != "crc32"
+        }
+        (expected,) = feature["crc32"].int64_list.value
+    except Exception as error:
+        raise ValueError(f"it is no record of tokens: {error}") from error
+    checksum = 0
+    for value in (value for values in record.values() for value in values):
+        checksum = zlib.crc32(value, checksum)
+    if checksum != expected:
+        raise ValueError("its checksum is not the one it was written with")
+    return record
+
+
+def write_shard(path, records, file_format):
+    """Writes packed records beside and renames, so that a shard is whole or not there.
+
+    Args:
+        path: str.
+        records: list of bytes.
+        file_format: one of `FORMATS`.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with files.replace(path) as beside, _WRITERS[file_format](beside) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def open_shard(path, file_format):
+    """The packed records of a shard: what has a length and takes an index.
+
+    Raises:
+        ValueError: if a TFRecord file ends within a record, naming it.
+    """
+    return _TFRecords(path) if file_format == "tfrecord" else _ArrayRecords(path)
+
+
+class _TFRecords:
+    """Random access to a TFRecord file, whose records tell how long they are."""
+
+    def __init__(self, path):
+        self.path = path
+        self.spans = []
+        total, offset = files.size(path), 0
+        with files.open_file(path) as file:
+            while offset < total:
+                file.seek(offset)
+                head = file.read(12)
+                length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else total
+                self.spans.append((offset + 12, length))
+                offset += 12 + length + 4
+        if offset != total:
+            raise ValueError(
+                f"{str(path)!r} is truncated: it ends within its record "
+                f"{len(self.spans) - 1}."
+            )
+        self._file = None if files.is_remote(path) else os.open(path, os.O_RDONLY)
+
+    def __len__(self):
+        return len(self.spans)
+
+    def __getitem__(self, index):
+        offset, length = self.spans[index]
+        if self._file is None:
+            return files.read(self.path, offset, length)
+        # Of many threads, none moves the others' place in the file.
+        return os.pread(self._file, length, offset)
+
+    def __del__(self):
+        if getattr(self, "_file", None) is not None:
+            os.close(self._file)
+
+
+class _ArrayRecords:
+    """Random access to an ArrayRecord file."""
+
+    def __init__(self, path):
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        self._reader = ArrayRecordReader(str(path))
+        self._count = self._reader.num_records()
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, index):
+        return self._reader.read([index])[0]
+
+
+@contextlib.contextmanager
+def _array_record_writer(path):
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    # One record a group: any record is read without its neighbours.
+    writer = ArrayRecordWriter(path, "group_size:1")
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def _tfrecord_writer(path):
+    import tensorflow as tf
+
+    return tf.io.TFRecordWriter(path)
+
+
+_WRITERS = {"tfrecord": _tfrecord_writer, "array_record": _array_record_writer}
