@@ -73,6 +73,13 @@ class VQGANTrainer(keras.Model):
         )
         self.built = True
 
+    @property
+    def parts(self):
+        """The models it is made of, frozen ones among them: a list."""
+        vqgan = self.vqgan
+        parts = [vqgan.encoder, vqgan.quantizer, vqgan.decoder]
+        return parts + ([] if self.discriminator is None else [self.discriminator])
+
     def compile(
         self,
         optimizer="adam",

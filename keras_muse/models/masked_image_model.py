@@ -174,6 +174,16 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
         if compile_now:
             self.compile()
 
+    @property
+    def parts(self):
+        """The models it is made of, frozen ones among them: a list."""
+        text_encoder = self.backbone.text_encoder
+        return [
+            *([] if text_encoder is None else [text_encoder]),
+            *self.backbone.image_tokenizers,
+            *self.backbone.transformers,
+        ]
+
     def compile(self, optimizer="auto", **kwargs):
         """Sets the optimizer.
 

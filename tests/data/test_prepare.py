@@ -1,5 +1,6 @@
 """Shards of tokens: what is in them, who writes them, who may read them."""
 
+import functools
 import json
 import os
 import pathlib
@@ -24,6 +25,15 @@ files_alone = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def muse():
     return tiny_muse(num_stages=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Runs of the same model share what was compiled for it."""
+    encoder = preparation.Encoder
+    preparation.Encoder = functools.cache(encoder)
+    yield
+    preparation.Encoder = encoder
 
 
 @pytest.fixture(scope="module")

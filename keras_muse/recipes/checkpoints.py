@@ -1,0 +1,262 @@
+"""Safe stops: what a training needs to go on as if nothing had happened.
+
+Keras' `BackupAndRestore` keeps the weights of the whole model, in place of the last
+ones; here only what is trained is written, beside and renamed, with a checksum, and the
+one before is kept for the case that the last one is not whole.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import warnings
+
+import h5py
+import keras
+import numpy as np
+from keras import ops
+
+from keras_muse.data import files
+
+__all__ = ["Checkpoints", "LossNotFinite", "training_state"]
+
+
+class LossNotFinite(RuntimeError):
+    """The loss of an epoch is NaN or infinite."""
+
+
+def training_state(trainer):
+    """The variables that training changes, by name.
+
+    Those of the optimizer, and of the trainer all but the ones of frozen parts: a text
+    encoder of billions of weights that nobody trains is in no checkpoint.
+
+    Args:
+        trainer: compiled `MuseMaskedImageModel` or `VQGANTrainer`, or another
+            `keras.Model` that has `parts`, a list of the models it is made of.
+
+    Returns:
+        dict of `keras.Variable`.
+    """
+    frozen = {
+        id(variable)
+        for part in trainer.parts
+        if not part.trainable
+        for variable in part.variables
+    }
+    optimizer = trainer.optimizer
+    if not optimizer.built:
+        optimizer.build(trainer.trainable_variables)
+    variables = [v for v in trainer.variables if id(v) not in frozen]
+    metrics = {id(v) for metric in trainer.metrics for v in metric.variables}
+    variables = [v for v in variables if id(v) not in metrics]
+    known = {id(v) for v in variables}
+    variables += [v for v in optimizer.variables if id(v) not in known]
+    # Keras numbers models and optimizers of one process, which are first in a path.
+    return {
+        f"{number:05d} {v.path.rpartition('/')[2]}": v
+        for number, v in enumerate(variables)
+    }
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Writes a checkpoint after every epoch, and finds the last whole one.
+
+    Kill the process at any moment and call the same `fit` again, with
+    `initial_epoch=checkpoints.restore(trainer)` and data that starts where that epoch
+    does: losses and weights are those of a run that was never stopped.
+
+    A loss that is not finite stops the training before it gets into a checkpoint.
+
+    Args:
+        folder: str or path.
+        settings: optional dict of what must be the same in a run that goes on; JSON.
+        keep: int, at least 1. How many checkpoints stay. Defaults to 2.
+        keep_every: optional int. Each of so many epochs stays as well, such as for
+            `average_checkpoints`. Defaults to none.
+
+    Raises:
+        ValueError: if `keep` is less than 1.
+
+    Example:
+    ```python
+    checkpoints = Checkpoints("runs/base")
+    epoch = checkpoints.restore(trainer)
+    data = tf_batches(records, 64, start=64 * 1000 * epoch)
+    trainer.fit(
+        data, epochs=50, steps_per_epoch=1000, initial_epoch=epoch,
+        callbacks=[checkpoints], shuffle=False,
+    )
+    ```
+    """
+
+    def __init__(self, folder, settings=None, keep=2, keep_every=None):
+        super().__init__()
+        if keep < 1:
+            raise ValueError(f"`keep` must be at least 1: received {keep}.")
+        self.folder = pathlib.Path(folder)
+        # As it is read again.
+        self.settings = json.loads(json.dumps(settings or {}))
+        self.keep = keep
+        self.keep_every = keep_every
+        self.history = []
+
+    def restore(self, trainer):
+        """Brings a trainer to where the last whole checkpoint was written.
+
+        One that is not whole is left out with a warning, and the one before is used.
+
+        Args:
+            trainer: as `training_state`.
+
+        Returns:
+            int, the epochs that are done; 0 if there is no checkpoint.
+
+        Raises:
+            ValueError: if the checkpoint was written with other settings or by another
+                model, or if there are checkpoints and none of them is whole.
+        """
+        damaged = []
+        for path in reversed(self.paths()):
+            try:
+                receipt = self._verified(path)
+            except ValueError as error:
+                damaged.append(str(error))
+                warnings.warn(f"{error} The one before it is used.", stacklevel=2)
+                continue
+            self._check_settings(path, receipt)
+            load_variables(path, training_state(trainer))
+            self.history = receipt["history"]
+            return receipt["epoch"]
+        if damaged:
+            raise ValueError(
+                f"None of the checkpoints of {str(self.folder)!r} is whole: "
+                f"{' '.join(damaged)} Remove the folder to begin anew."
+            )
+        return 0
+
+    def paths(self):
+        """The checkpoints that were finished, the oldest first."""
+        receipts = sorted(self.folder.glob("epoch-*.json"))
+        return [path.with_suffix(".h5") for path in receipts]
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes a checkpoint; the receipt, which comes last, makes it count."""
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        last = self.paths()[-1:]
+        kept = f"The last good checkpoint is {str(last[0])!r}." if last else ""
+        if not np.isfinite(list(logs.values())).all():
+            wrong = [name for name, value in logs.items() if not np.isfinite(value)]
+            raise LossNotFinite(
+                f"{', '.join(wrong)} of epoch {epoch} is not finite. Lower the "
+                "learning rate, clip gradients (`global_clipnorm`), or train in "
+                f"float32. {kept}"
+            )
+        self.history.append({"epoch": epoch + 1, **logs})
+        path = self.folder / f"epoch-{epoch + 1:06d}.h5"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with files.replace(path) as beside:
+                save_variables(beside, training_state(self.model))
+                digest = _sha256(beside)
+            receipt = {
+                "epoch": epoch + 1,
+                "bytes": path.stat().st_size,
+                "sha256": digest,
+                "settings": self.settings,
+                "history": self.history,
+            }
+            with files.replace(path.with_suffix(".json")) as beside:
+                pathlib.Path(beside).write_text(json.dumps(receipt) + "\n")
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise OSError(
+                error.errno, f"The checkpoint was not written, {error}. {kept}"
+            ) from error
+        self._remove_old()
+
+    def _remove_old(self):
+        for path in self.paths()[: -self.keep]:
+            number = int(path.stem.removeprefix("epoch-"))
+            if not self.keep_every or number % self.keep_every:
+                # The receipt first: without it nothing is taken for a checkpoint.
+                path.with_suffix(".json").unlink()
+                path.unlink(missing_ok=True)
+
+    def _verified(self, path):
+        """The receipt of a checkpoint, if it is whole."""
+        try:
+            receipt = json.loads(path.with_suffix(".json").read_text())
+            expected = receipt["bytes"]
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"The receipt of {str(path)!r} is damaged.") from error
+        size = path.stat().st_size if path.exists() else 0
+        if size != expected:
+            raise ValueError(
+                f"The checkpoint {str(path)!r} is truncated: it has {size} bytes and "
+                f"was written with {expected}."
+            )
+        if _sha256(path) != receipt["sha256"]:
+            raise ValueError(
+                f"The checkpoint {str(path)!r} is damaged: its SHA-256 is not the one "
+                "it was written with."
+            )
+        return receipt
+
+    def _check_settings(self, path, receipt):
+        found = receipt["settings"]
+        different = sorted(
+            key
+            for key in {*found, *self.settings}
+            if found.get(key) != self.settings.get(key)
+        )
+        if different:
+            raise ValueError(
+                f"The checkpoint {str(path)!r} was written with other settings, "
+                + "; ".join(
+                    f"{key}: {found.get(key)!r} there and {self.settings.get(key)!r} "
+                    "now"
+                    for key in different
+                )
+                + ". Go on with those, or begin in another folder."
+            )
+
+
+def save_variables(path, variables):
+    """Writes variables to an HDF5 file, bfloat16 as float32, which loses nothing."""
+    with h5py.File(path, "w") as file:
+        for name, variable in variables.items():
+            value = ops.convert_to_numpy(variable)
+            if value.dtype.name == "bfloat16":
+                value = value.astype("float32")
+            file.create_dataset(name, data=value)
+
+
+def load_variables(path, variables):
+    """Assigns what `save_variables` wrote.
+
+    Raises:
+        ValueError: if the file has other variables, or one of another shape.
+    """
+    with h5py.File(path, "r") as file:
+        if set(file) != set(variables):
+            odd = sorted({*file} ^ {*variables})[0]
+            raise ValueError(
+                f"{str(path)!r} is a checkpoint of another model: it has {len(file)} "
+                f"variables and the trainer {len(variables)}, only one of them has "
+                f"{odd!r}."
+            )
+        for name, variable in variables.items():
+            shape = file[name].shape
+            if tuple(variable.shape) != shape:
+                raise ValueError(
+                    f"{str(path)!r} is a checkpoint of another model: {name!r} has the "
+                    f"shape {shape} there and {tuple(variable.shape)} here."
+                )
+        for name, variable in variables.items():
+            variable.assign(file[name][()])
+
+
+def _sha256(path):
+    with open(os.fspath(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
