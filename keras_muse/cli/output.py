@@ -1,7 +1,6 @@
 """Where pictures go, and what their files tell of how they were made."""
 
 import json
-import math
 import os
 import pathlib
 import sys
@@ -12,10 +11,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import keras_muse
+from keras_muse.recipes.progress import contact_sheet
 
 __all__ = [
     "Output",
-    "contact_sheet",
     "make_note",
     "output_paths",
     "say_backend",
@@ -116,17 +115,6 @@ def make_note(options, samplers, prompt, seed, **more):
         **{name: str(value) for name, value in more.items() if value is not None},
         "Software": f"keras-muse {keras_muse.__version__}",
     }
-
-
-def contact_sheet(pictures, columns=None):
-    """Pictures (B, H, W, 3) as one, about as wide as high or of so many columns."""
-    count, height, width, channels = pictures.shape
-    columns = columns or math.isqrt(count - 1) + 1
-    rows = -(-count // columns)
-    sheet = np.full((rows * columns, height, width, channels), 255, "uint8")
-    sheet[:count] = pictures
-    sheet = sheet.reshape(rows, columns, height, width, channels)
-    return sheet.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, -1)
 
 
 def write_png(path, picture, note):

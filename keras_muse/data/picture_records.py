@@ -1,6 +1,7 @@
 """Records of pictures: bytes on disk -> a picture of one size and a caption."""
 
 import dataclasses
+import hashlib
 import io
 import json
 
@@ -111,6 +112,57 @@ class PictureRecords:
             frame = _moved(frame, random)
         picture = frame.fit(picture)
         return picture[:, ::-1] if self.flip and random.random() < 0.5 else picture
+
+    def without_captions(self):
+        """`PictureRecords` of the same pictures, whose captions are not looked at."""
+        settings = (self.source, self.image_size, self.crop, self.flip)
+        return PictureRecords(self.entries, *settings, captions=False)
+
+    def split(self, fraction):
+        """Two readers, of the others and of a share of the records.
+
+        Which records are in the share depends on their names alone, so it stays the
+        same when pictures are added.
+
+        Args:
+            fraction: float in (0, 1).
+
+        Returns:
+            (`PictureRecords`, `PictureRecords`), the second the share, without random
+            crops and flips.
+
+        Raises:
+            ValueError: if `fraction` is out of range, or one of them would be empty.
+        """
+        if not 0.0 < fraction < 1.0:
+            raise ValueError(f"`fraction` must lie in (0, 1): received {fraction}.")
+        parts = [], []
+        for entry in self.entries:
+            number = hashlib.sha256(entry.key.encode()).digest()[:8]
+            inside = int.from_bytes(number, "big") < fraction * 2**64
+            parts[inside].append(entry)
+        if not all(parts):
+            raise ValueError(
+                f"`fraction` of {fraction} of {len(self)} records leaves "
+                f"{len(parts[0])} and {len(parts[1])}: there must be some in both."
+            )
+        crop = "centre" if self.crop == "random" else self.crop
+        settings = (self.source, self.image_size)
+        return (
+            PictureRecords(parts[0], *settings, self.crop, self.flip, self.captions),
+            PictureRecords(parts[1], *settings, crop, False, self.captions),
+        )
+
+    def all_captions(self):
+        """The captions of all records that have any: a list of str."""
+        found = []
+        for index in range(len(self)):
+            try:
+                found += self.load_captions(index)
+            except BadRecord:
+                # Named and counted where it is trained on.
+                continue
+        return found
 
     def load_captions(self, index):
         """List of str, at least one, none of them empty."""

@@ -1,0 +1,250 @@
+"""A training as a TOML file: from pictures and captions to a preset.
+
+Every key is an argument of a function, where it is documented:
+
+| table | function |
+|---|---|
+| `[data]` | `keras_muse.data.read_pictures` |
+| `[text]` | `train_vocabulary`, `T5TextEncoder`, `MuseTextToImagePreprocessor` |
+| `[[stages]]` | |
+| `[stages.image_tokenizer]` | `recipes.pictures.train_image_tokenizer` |
+| `[stages.transformer]` | `MaskedTransformer`, `SuperResolutionTransformer` |
+| `[stages.training]` | `recipes.pictures.train_stage` |
+| `[stages.decoder]` | `recipes.pictures.train_decoder` |
+| `[stages.sampler]` | `decoding.Sampler` |
+"""
+
+import inspect
+import json
+import pathlib
+import tomllib
+
+import keras
+
+from keras_muse.data import read_pictures
+from keras_muse.decoding import Sampler
+from keras_muse.models import (
+    MuseBackbone,
+    MuseTextToImage,
+    MuseTextToImagePreprocessor,
+)
+from keras_muse.recipes import pictures
+from keras_muse.text import MuseTokenizer, T5TextEncoder, train_vocabulary
+from keras_muse.transformer import MaskedTransformer, SuperResolutionTransformer
+
+__all__ = ["is_begun", "read_config", "train"]
+
+TABLES = ("data", "text", "stages", "seed")
+STAGE_TABLES = (
+    "image_size",
+    "image_tokenizer",
+    "transformer",
+    "training",
+    "decoder",
+    "sampler",
+)
+
+
+def read_config(path):
+    """A config, checked: unknown tables and keys are errors before anything is read.
+
+    Args:
+        path: str or path of a TOML file.
+
+    Returns:
+        dict.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no TOML, lacks a table, or has a key that no function
+            takes; the message names the key and those that there are.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`config` must be a TOML file: there is no {path}.")
+    try:
+        config = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no TOML: {error}.") from error
+    _check_keys("the config", config, TABLES, needed=("data", "text", "stages"))
+    _check_keys(
+        "[data]",
+        config["data"],
+        ("source", "images", "caption_key", "crop", "flip", "validation"),
+        needed=("source",),
+    )
+    _check_keys(
+        "[text]",
+        config["text"],
+        ("vocabulary_size", "sequence_length", "encoder"),
+        needed=("encoder",),
+    )
+    for number, stage in enumerate(config["stages"]):
+        name = f"[[stages]] {number}"
+        needed = ("image_size", "image_tokenizer", "transformer", "training")
+        _check_keys(name, stage, STAGE_TABLES, needed)
+        for table, function in (
+            ("image_tokenizer", pictures.train_image_tokenizer),
+            ("training", pictures.train_stage),
+            ("decoder", pictures.train_decoder),
+        ):
+            if table in stage:
+                _check_keys(
+                    f"{table} of {name}", stage[table], _arguments(function), ("steps",)
+                )
+    return config
+
+
+def train(config, folder, verbose=1):
+    """Trains all parts of a config, one after another.
+
+    The same call goes on after it was stopped, at any moment, as if nothing had
+    happened; what is finished is not trained again.
+
+    Args:
+        config: str or path of a TOML file.
+        folder: str or path. Gets a folder for each part, with its checkpoints, log and
+            samples, and `preset/`.
+        verbose: int. 1 prints a line an epoch. Defaults to 1.
+
+    Returns:
+        `pathlib.Path` of the preset, for `from_preset`.
+
+    Raises:
+        ValueError: as `read_config`, and if the folder was begun with another config.
+        LossNotFinite, OSError, TooManyBadRecords: as the functions of
+            `recipes.pictures`.
+    """
+    config, folder = read_config(config), pathlib.Path(folder)
+    if (folder / "preset").exists():
+        return folder / "preset"
+    _same_config(config, folder)
+    common = {"seed": config.get("seed", 0), "verbose": verbose}
+    stages, tokenizers = config["stages"], []
+    for number, stage in enumerate(stages):
+        records, validation = _read(config, stage["image_size"])
+        tokenizers.append(
+            pictures.train_image_tokenizer(
+                folder / f"image_tokenizer_{number}",
+                records,
+                validation=validation,
+                **{**common, **stage["image_tokenizer"]},
+            )
+        )
+    records, _ = _read(config, stages[0]["image_size"])
+    muse = _make_muse(config, tokenizers, records.all_captions())
+    parts = []
+    for number, stage in enumerate(stages):
+        parts.append(muse.backbone.stages[number])
+        # A stage is trained, and drawn, with those before it alone.
+        backbone = MuseBackbone(muse.backbone.text_encoder, parts)
+        records, validation = _read(config, stage["image_size"])
+        # What is trained along, in one stage, is frozen behind it.
+        pictures.train_stage(
+            folder / f"stage_{number}",
+            backbone,
+            muse.preprocessor,
+            records,
+            stage=number,
+            validation=validation,
+            **{**common, **stage["training"]},
+        )
+    backbone = muse.backbone
+    for number, stage in enumerate(stages):
+        if "decoder" in stage:
+            records, validation = _read(config, stage["image_size"])
+            vqgan = pictures.train_decoder(
+                folder / f"decoder_{number}",
+                tokenizers[number],
+                records,
+                validation=validation,
+                **{**common, **stage["decoder"]},
+            )
+            backbone = backbone.replace_image_tokenizer(number, vqgan)
+    samplers = [Sampler(**stage.get("sampler", {})) for stage in stages]
+    muse = MuseTextToImage(backbone, muse.preprocessor, samplers=samplers)
+    pictures.save_whole(muse, folder / "preset")
+    return folder / "preset"
+
+
+def _read(config, image_size):
+    """(records, validation or `None`) at a size."""
+    settings = dict(config["data"])
+    share = settings.pop("validation", 0.0)
+    records = read_pictures(**settings, image_size=image_size)
+    return records.split(share) if share else (records, None)
+
+
+def _make_muse(config, tokenizers, captions):
+    """A Muse whose transformers have still to be trained."""
+    text = config["text"]
+    # A run that goes on has to begin with the same weights.
+    keras.utils.set_random_seed(config.get("seed", 0))
+    proto = train_vocabulary(captions, vocabulary_size=text.get("vocabulary_size", 512))
+    tokenizer = MuseTokenizer(proto=proto)
+    preprocessor = MuseTextToImagePreprocessor(
+        tokenizer, text.get("sequence_length", 32)
+    )
+    encoder = T5TextEncoder(
+        vocabulary_size=tokenizer.vocabulary_size(), **text["encoder"]
+    )
+    parts = []
+    for number, (stage, vqgan) in enumerate(zip(config["stages"], tokenizers)):
+        side = stage["image_size"]
+        sides = (side, side) if isinstance(side, int) else tuple(side)
+        settings = {
+            "codebook_size": vqgan.codebook_size,
+            "grid_size": vqgan.grid_size(*sides),
+            "text_dim": encoder.output.shape[-1],
+            **stage["transformer"],
+        }
+        if number:
+            before = parts[-1][1]
+            settings["low_res_codebook_size"] = before.codebook_size
+            settings["low_res_grid_size"] = before.grid_size
+        make = SuperResolutionTransformer if number else MaskedTransformer
+        parts.append((vqgan, make(**settings, name=f"transformer_{number}")))
+    return MuseTextToImage(MuseBackbone(encoder, parts), preprocessor)
+
+
+def is_begun(folder):
+    """Whether anything in a folder would be lost.
+
+    Args:
+        folder: str or path, of `train`.
+
+    Returns:
+        bool: whether there is a checkpoint.
+    """
+    return any(pathlib.Path(folder).glob("*/checkpoints/*.json"))
+
+
+def _same_config(config, folder):
+    """Writes the config down, or holds that of the folder against it."""
+    path = folder / "config.json"
+    text = json.dumps(config, indent=1, sort_keys=True)
+    if is_begun(folder) and path.read_text() != text:
+        raise ValueError(
+            f"`folder` {str(folder)!r} was begun with another config, which is in "
+            f"{str(path)!r}. Go on with that one, or name an empty folder."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _arguments(function):
+    """Names of what a table may set."""
+    given = ("folder", "records", "validation", "backbone", "preprocessor", "vqgan")
+    names = inspect.signature(function).parameters
+    return [n for n in names if n not in (*given, "stage", "verbose")]
+
+
+def _check_keys(name, table, known, needed=()):
+    unknown = [key for key in table if key not in known]
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]!r} is no key of {name}. There are {', '.join(known)}."
+        )
+    missing = [key for key in needed if key not in table]
+    if missing:
+        raise ValueError(f"{name} must have {missing[0]!r}: it has {list(table)}.")

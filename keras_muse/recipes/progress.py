@@ -1,0 +1,137 @@
+"""What a training shows while it runs: a table, a speed, pictures."""
+
+import csv
+import json
+import pathlib
+import time
+
+import keras
+import numpy as np
+from PIL import Image
+
+from keras_muse.data import files
+
+__all__ = ["CSVLog", "SampleGrid", "Throughput", "contact_sheet"]
+
+
+class Throughput(keras.callbacks.Callback):
+    """Adds `NAME_per_second` to the logs of an epoch, without its validation.
+
+    Put it before callbacks that write logs.
+
+    Args:
+        name: str, such as `"tokens"`.
+        count: int. How many of them a training step has.
+    """
+
+    def __init__(self, name, count):
+        super().__init__()
+        self.name, self.count = name, count
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Looks at the clock."""
+        self.started, self.steps = time.perf_counter(), 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts."""
+        self.steps += 1
+        self.stopped = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes into the logs."""
+        if logs is not None and self.steps:
+            seconds = self.stopped - self.started
+            logs[f"{self.name}_per_second"] = self.steps * self.count / seconds
+
+
+class CSVLog(keras.callbacks.Callback):
+    """Writes what `Checkpoints` remembers as a table after every epoch.
+
+    The table is written anew each time, so that it has no epoch twice or not at all,
+    wherever the training was stopped. Put it behind the checkpoints.
+
+    Args:
+        path: str or path of a CSV file.
+        checkpoints: `Checkpoints` of the same training.
+        verbose: int. 1 prints each row as JSON. Defaults to 0.
+    """
+
+    def __init__(self, path, checkpoints, verbose=0):
+        super().__init__()
+        self.path, self.checkpoints = pathlib.Path(path), checkpoints
+        self.verbose = verbose
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the table."""
+        rows = [
+            {
+                key: float(f"{value:.6g}") if isinstance(value, float) else value
+                for key, value in row.items()
+            }
+            for row in self.checkpoints.history
+        ]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        with files.replace(self.path) as beside, open(beside, "w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+        if self.verbose:
+            print(json.dumps(rows[-1]), flush=True)
+
+
+class SampleGrid(keras.callbacks.Callback):
+    """Writes pictures of the same prompts and seeds, to see a training learn.
+
+    `epoch-000010.png` and so on in `folder`, and the same for TensorBoard.
+
+    Args:
+        folder: str or path.
+        draw: function without arguments to pictures, (B, H, W, 3) uint8.
+        every: int. Epochs between two of them. Defaults to 1.
+        tensorboard: optional str or path. Where TensorBoard looks. Defaults to none.
+    """
+
+    def __init__(self, folder, draw, every=1, tensorboard=None):
+        super().__init__()
+        self.folder, self.draw, self.every = pathlib.Path(folder), draw, every
+        self.tensorboard = tensorboard
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Draws."""
+        if (epoch + 1) % self.every:
+            return
+        sheet = contact_sheet(self.draw())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sheet).save(self.folder / f"epoch-{epoch + 1:06d}.png")
+        if self.tensorboard is not None:
+            _write_summary(self.tensorboard, epoch + 1, sheet, logs or {})
+
+
+def _write_summary(folder, step, picture, scalars):
+    """For TensorBoard, which need not be installed: `tf.summary.image` asks for it."""
+    import tensorflow as tf
+
+    def metadata(plugin):
+        data = tf.compat.v1.SummaryMetadata.PluginData(plugin_name=plugin)
+        return tf.compat.v1.SummaryMetadata(plugin_data=data)
+
+    height, width, _ = picture.shape
+    image = [str(width).encode(), str(height).encode(), tf.io.encode_png(picture)]
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default(step=step):
+        tf.summary.write("samples", tf.stack(image), metadata=metadata("images"))
+        for name, value in scalars.items():
+            number = tf.constant(value, "float32")
+            tf.summary.write(name, number, metadata=metadata("scalars"))
+    writer.close()
+
+
+def contact_sheet(pictures, columns=None):
+    """Pictures (B, H, W, 3) as one, about as wide as high or of so many columns."""
+    count, height, width, channels = pictures.shape
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    sheet = np.full((rows * columns, height, width, channels), 255, "uint8")
+    sheet[:count] = pictures
+    sheet = sheet.reshape(rows, columns, height, width, channels)
+    return sheet.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, -1)
