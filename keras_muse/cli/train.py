@@ -2,7 +2,7 @@
 
 from keras_muse.cli.options import LAYOUT
 from keras_muse.cli.output import say_backend
-from keras_muse.recipes import config
+from keras_muse.recipes import config, pictures
 
 __all__ = ["add_commands"]
 
@@ -31,6 +31,30 @@ def add_commands(commands):
     train.add_argument(
         "--resume", action="store_true", help="go on with what is in the folder"
     )
+    add_average(commands)
+
+
+def add_average(commands):
+    """Adds `keras-muse average`."""
+    average = commands.add_parser(
+        "average",
+        help="average the checkpoints of a stage, as the paper does",
+        description="Writes a preset whose trained weights are a moving average over "
+        "the checkpoints of a stage, which `keep_every` in the config keeps.",
+        epilog="example:\n  keras-muse average runs/emoji/stage_0 averaged\n",
+        **LAYOUT,
+    )
+    average.set_defaults(run=run_average)
+    average.add_argument("folder", metavar="FOLDER", help="of a trained stage")
+    average.add_argument("preset", metavar="PRESET", help="folder that is written")
+    average.add_argument("--decay", type=float, default=0.7, help="(%(default)s)")
+
+
+def run_average(options):
+    """Averages, and prints which epochs are in it."""
+    say_backend()
+    epochs = pictures.average_stage(options.folder, options.preset, options.decay)
+    print(f"{options.preset}: the average of the epochs {epochs}")
 
 
 def run_train(options):

@@ -1,13 +1,18 @@
 """Whole trainings, from nothing to a preset."""
 
 from keras_muse.recipes import config, muse_shapes, pictures
-from keras_muse.recipes.checkpoints import Checkpoints, LossNotFinite
+from keras_muse.recipes.checkpoints import (
+    Checkpoints,
+    LossNotFinite,
+    average_checkpoints,
+)
 from keras_muse.recipes.config import train
 from keras_muse.recipes.optimizers import make_optimizer
 
 __all__ = [
     "Checkpoints",
     "LossNotFinite",
+    "average_checkpoints",
     "config",
     "make_optimizer",
     "muse_shapes",

@@ -24,11 +24,12 @@ from keras_muse.image_tokenizer import (
 )
 from keras_muse.models import MuseMaskedImageModel, MuseTextToImage
 from keras_muse.models.compilation import compile_inference
-from keras_muse.recipes.checkpoints import Checkpoints
+from keras_muse.recipes.checkpoints import Checkpoints, average_checkpoints
 from keras_muse.recipes.optimizers import make_optimizer
 from keras_muse.recipes.progress import CSVLog, SampleGrid, Throughput
 
 __all__ = [
+    "average_stage",
     "save_whole",
     "train_decoder",
     "train_image_tokenizer",
@@ -206,6 +207,7 @@ def train_stage(
     min_mask_rate=0.0,
     low_res_corruption=0.0,
     low_res_resampling=0.0,
+    keep_every=None,
     validation=None,
     prompts=None,
     seed=0,
@@ -229,6 +231,8 @@ def train_stage(
         min_mask_rate: likewise. Defaults to 0.
         low_res_corruption: likewise. Defaults to 0.
         low_res_resampling: likewise. Defaults to 0.
+        keep_every: optional int. Checkpoints of each of so many epochs stay, for
+            `average_checkpoints`. Defaults to none.
         validation: optional records. Read after every epoch.
         prompts: optional list of str. Drawn after every epoch into `samples/`. Defaults
             to the first captions of `validation`, or of `records`, if there are any.
@@ -277,6 +281,39 @@ def train_stage(
     return muse
 
 
+def average_stage(folder, preset, decay=0.7):
+    """Writes a preset of a trained stage with the average of its checkpoints.
+
+    Args:
+        folder: str or path that `train_stage` wrote, trained to its end.
+        preset: str or path of the new folder.
+        decay: float in [0, 1). Defaults to 0.7, the paper's.
+
+    Returns:
+        list of int, the epochs that are in the average.
+
+    Raises:
+        ValueError: as `average_checkpoints`, and if `preset` exists.
+    """
+    folder, preset = pathlib.Path(folder), pathlib.Path(preset)
+    if preset.exists():
+        raise ValueError(f"`preset` {str(preset)!r} exists, name another folder.")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if not checkpoints.paths() or not (folder / "preset").exists():
+        raise ValueError(f"`folder` {str(folder)!r} is not that of a trained stage.")
+    settings = checkpoints.verified(checkpoints.paths()[-1])["settings"]
+    muse = MuseTextToImage.from_preset(str(folder / "preset"))
+    trainer = MuseMaskedImageModel(
+        muse.backbone,
+        muse.preprocessor,
+        stage=settings["stage"],
+        train_text_encoder=settings["train_text_encoder"],
+    )
+    epochs = average_checkpoints(folder / "checkpoints", trainer, decay)
+    save_whole(muse, preset)
+    return epochs
+
+
 def _train_vqgan(folder, records, make, loss, validation, settings, verbose):
     """Trains what is trainable of a `VQGAN`; returns it."""
     folder = pathlib.Path(folder)
@@ -318,7 +355,9 @@ def _fit(folder, trainer, records, validation, settings, unit, draw, verbose):
             "`steps` must be a multiple of `steps_per_epoch`: received "
             f"{steps} and {steps_per_epoch}."
         )
-    checkpoints = Checkpoints(folder / "checkpoints", settings)
+    keep_every = settings.get("keep_every")
+    settings = {**settings, "num_records": len(records)}
+    checkpoints = Checkpoints(folder / "checkpoints", settings, keep_every=keep_every)
     epoch = checkpoints.restore(trainer)
     batches = tf_batches(
         records,

@@ -53,8 +53,10 @@ def test_version(capsys):
         "inpaint",
         "outpaint",
         "edit",
+        "average",
         "prepare",
         "presets",
+        "train",
         "train-shapes",
     ],
 )

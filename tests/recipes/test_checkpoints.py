@@ -202,6 +202,31 @@ def test_which_are_kept(tmp_path):
         Checkpoints(tmp_path, keep=0)
 
 
+def test_an_average_over_checkpoints(tmp_path):
+    trainer, checkpoints = fit(tmp_path, 4, keep=3, keep_every=1)
+    before = []
+    for path in checkpoints.paths():
+        module.load_variables(path, training_state(trainer))
+        weights = trainer.trainable_weights
+        before.append([keras.ops.convert_to_numpy(w) for w in weights])
+    frozen = [keras.ops.convert_to_numpy(w) for w in trainer.text_encoder.weights]
+    # Another optimizer will do.
+    other = make_trainer()
+    other.compile("sgd")
+    assert module.average_checkpoints(tmp_path, other, decay=0.7) == [1, 2, 3, 4]
+    for found, *values in zip(other.trainable_weights, *before, strict=True):
+        weights = (0.7**3, 0.3 * 0.7**2, 0.3 * 0.7, 0.3)
+        expected = sum(w * value for w, value in zip(weights, values))
+        found = keras.ops.convert_to_numpy(found)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    for found, expected in zip(other.text_encoder.weights, frozen):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(found), expected)
+    with pytest.raises(ValueError, match=r"`decay` must lie in \[0, 1\): received 1"):
+        module.average_checkpoints(tmp_path, other, decay=1.0)
+    with pytest.raises(ValueError, match="must have at least two checkpoints"):
+        module.average_checkpoints(tmp_path / "none", other)
+
+
 def test_other_settings_and_models(tmp_path):
     fit(tmp_path, 1, settings={"learning_rate": 0.1, "shape": (1, 2)})
     with pytest.raises(ValueError) as error:

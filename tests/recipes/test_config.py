@@ -137,6 +137,15 @@ def test_from_pictures_to_a_preset(here, capsys, monkeypatch):
     # The larger decoder is in it.
     decoder = muse.backbone.image_tokenizers[0].get_config()
     assert decoder["decoder_base_channels"] == 8
+    # The average over the checkpoints of the base.
+    assert cli.main(["average", "run/stage_0", "averaged"]) == 0
+    assert "the average of the epochs [1, 2]" in capsys.readouterr().out
+    averaged = MuseTextToImage.from_preset("averaged")
+    assert averaged.generate("a red circle", seed=1).shape == (16, 16, 3)
+    assert cli.main(["average", "run/stage_0", "averaged"]) == 1
+    assert "'averaged' exists" in capsys.readouterr().err
+    assert cli.main(["average", "pictures", "other"]) == 1
+    assert "not that of a trained stage" in capsys.readouterr().err
     # Done is done, and another config belongs into another folder.
     assert cli.main([*command, "--resume"]) == 0
     (run / "preset").rename(run / "elsewhere")
