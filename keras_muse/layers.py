@@ -52,6 +52,7 @@ def set_trainable(layer, trainable):
 
     Keras does nothing where the layer itself has the value already. A model that was
     saved frozen comes back with trainable parts, and weight decay would change them.
+    Of a model with LoRA nothing but the adapters thaws; Keras would thaw all of it.
 
     Args:
         layer: Keras layer or model.
@@ -59,6 +60,10 @@ def set_trainable(layer, trainable):
     """
     layer.trainable = not trainable
     layer.trainable = trainable
+    adapters = {id(v) for v in layer.variables if v.name.startswith("lora_kernel")}
+    if trainable and adapters:
+        for variable in layer.variables:
+            variable.trainable = id(variable) in adapters
 
 
 @register

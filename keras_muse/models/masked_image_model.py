@@ -36,7 +36,9 @@ class MuseMaskedImageModel(PresetLoading, keras_hub.models.Task):
     captions the null caption is put in, which is what guidance needs (section 2.7).
 
     Nothing but the transformer of the stage is trained, and the text encoder with it
-    if `train_text_encoder` is set; the others are set to `trainable = False`.
+    if `train_text_encoder` is set; the others are set to `trainable = False`. After
+    `backbone.transformers[stage].enable_lora(rank)` only the adapters are trained; the
+    transformer's `save_lora_weights` saves them alone, and presets have them merged.
 
     `fit` and `evaluate` take dicts with
     - the picture: `"images"` (B, H, W, 3), uint8 or float in [0, 1], or `"image_ids"`

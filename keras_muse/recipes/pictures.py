@@ -207,6 +207,7 @@ def train_stage(
     min_mask_rate=0.0,
     low_res_corruption=0.0,
     low_res_resampling=0.0,
+    lora_rank=None,
     keep_every=None,
     validation=None,
     prompts=None,
@@ -231,6 +232,9 @@ def train_stage(
         min_mask_rate: likewise. Defaults to 0.
         low_res_corruption: likewise. Defaults to 0.
         low_res_resampling: likewise. Defaults to 0.
+        lora_rank: optional int. Trains adapters of the attention layers alone (LoRA,
+            arXiv 2106.09685), written to `adapters.lora.h5` for the transformer's
+            `load_lora_weights`; the preset has them merged. Defaults to none.
         keep_every: optional int. Checkpoints of each of so many epochs stay, for
             `average_checkpoints`. Defaults to none.
         validation: optional records. Read after every epoch.
@@ -253,6 +257,9 @@ def train_stage(
         backbone.set_weights(done.backbone.get_weights())
         return muse
     keras.utils.set_random_seed(seed)
+    transformer = backbone.transformers[stage]
+    if lora_rank is not None:
+        transformer.enable_lora(lora_rank)
     trainer = MuseMaskedImageModel(
         backbone,
         preprocessor,
@@ -274,9 +281,10 @@ def train_stage(
         def draw():
             return muse.generate(prompts, seed=list(range(len(prompts))))
 
-    tokens = trainer.transformer.num_tokens
-    unit = ("tokens", tokens)
+    unit = ("tokens", transformer.num_tokens)
     _fit(folder, trainer, records, validation, settings, unit, draw, verbose)
+    if lora_rank is not None:
+        transformer.save_lora_weights(str(folder / "adapters.lora.h5"))
     save_whole(muse, folder / "preset")
     return muse
 
