@@ -2,7 +2,7 @@
 
 from keras_muse.cli.options import LAYOUT
 from keras_muse.cli.output import say_backend
-from keras_muse.recipes import config, pictures
+from keras_muse.recipes import config, stages
 
 __all__ = ["add_commands"]
 
@@ -53,7 +53,7 @@ def add_average(commands):
 def run_average(options):
     """Averages, and prints which epochs are in it."""
     say_backend()
-    epochs = pictures.average_stage(options.folder, options.preset, options.decay)
+    epochs = stages.average_stage(options.folder, options.preset, options.decay)
     print(f"{options.preset}: the average of the epochs {epochs}")
 
 

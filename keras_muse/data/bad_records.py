@@ -36,8 +36,8 @@ class BadRecords:
         path: optional str or path of a `bad.jsonl`. `None` allows no bad record at
             all: the first one is raised.
         count: int. Number of all records.
-        max_fraction: float in [0, 1]. Share of all records from which on the run stops.
-            Defaults to 0.01.
+        max_fraction: float in [0, 1]. The run stops if more than this share of all
+            records is bad, or all of them. Defaults to 0.01.
 
     Raises:
         ValueError: if `max_fraction` is out of range, or the file is not such a list.
@@ -86,13 +86,14 @@ class BadRecords:
             self._check()
 
     def _check(self):
-        if len(self.reasons) > self.max_fraction * self.count:
+        too_many = len(self.reasons) > self.max_fraction * self.count
+        if too_many or len(self.reasons) == self.count:
             key, reason = list(self.reasons.items())[-1]
             raise TooManyBadRecords(
                 f"{len(self.reasons)} of {self.count} records cannot be used, more "
                 f"than the share of {self.max_fraction:g} that `max_bad_fraction` "
                 f"allows. They are listed in {str(self.path)!r}; the last one is "
-                f"{key!r}: {reason}."
+                f"{key!r}: {reason}. Mend them and remove the list, or allow more."
             )
 
 

@@ -58,7 +58,7 @@ def tf_batches(records, batch_size, **settings):
         if record is None:
             # Something of the right types, filtered out below.
             return (False, *blanks)
-        return (True, *(np.asarray(record[name]) for name in names))
+        return (True, *(_as_value(record[name]) for name in names))
 
     def graph(position):
         found = tf.numpy_function(load, [position], [tf.bool, *dtypes])
@@ -95,8 +95,10 @@ def grain_batches(records, batch_size, **settings):
         ValueError: if an argument is out of range.
         TooManyBadRecords, BadRecord: while it is read.
     """
-    import grain
-
+    try:
+        import grain
+    except ImportError as error:
+        raise ImportError("`grain_batches` needs keras-muse[data].") from error
     stream = _Stream(records, batch_size, **settings)
     options = grain.ReadOptions(
         num_threads=stream.num_threads,
@@ -137,7 +139,9 @@ class _Stream:
         self.order = Order(len(records), seed, shuffle)
         self.bad = BadRecords(bad_file, len(records), max_bad_fraction)
         self.num_threads = num_threads or os.cpu_count() or 1
-        known = [i for i in range(len(records)) if records.key(i) in self.bad]
+        known = []
+        if len(self.bad):
+            known = [i for i in range(len(records)) if records.key(i) in self.bad]
         # Positions of this process, from 0 on without a gap.
         self.first = start
         if known:
@@ -181,6 +185,11 @@ class _Stream:
         rounds, rest = divmod(position, self.batch_size * count)
         rest = min(max(rest - index * self.batch_size, 0), self.batch_size)
         return rounds * self.batch_size + rest
+
+
+def _as_value(value):
+    """What `tf.numpy_function` takes; of text it would take ASCII alone."""
+    return value.encode() if isinstance(value, str) else np.asarray(value)
 
 
 def _check(batch_size, start, shard):

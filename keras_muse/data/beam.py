@@ -28,9 +28,11 @@ def prepare_with_beam(records, preset, folder, pipeline_options=None, **settings
         ValueError, TooManyBadRecords, OSError: as `prepare`; the last two when all
             workers are done.
     """
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
-
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ImportError("`prepare_with_beam` needs keras-muse[beam].") from error
     job = Job(records, str(preset), str(folder), **settings)
     job.begin()
     options = PipelineOptions(pipeline_options or ["--runner=DirectRunner"])

@@ -3,8 +3,18 @@
 import contextlib
 import glob
 import os
+import uuid
 
-__all__ = ["exists", "make_folder", "matching", "open_file", "read", "replace", "size"]
+__all__ = [
+    "exists",
+    "files_below",
+    "make_folder",
+    "matching",
+    "open_file",
+    "read",
+    "replace",
+    "size",
+]
 
 
 def is_remote(path):
@@ -43,10 +53,20 @@ def size(path):
 
 
 def matching(pattern):
-    """Sorted paths that match a glob pattern, `**` for any number of folders."""
+    """Sorted paths that match a glob pattern."""
     if is_remote(pattern):
         return sorted(gfile().glob(str(pattern)))
-    return sorted(glob.glob(str(pattern), recursive=True))
+    return sorted(glob.glob(str(pattern)))
+
+
+def files_below(folder):
+    """Sorted paths of all files of a folder and those in it, relative to it."""
+    walk = gfile().walk(folder) if is_remote(folder) else os.walk(folder)
+    return sorted(
+        os.path.relpath(os.path.join(place, name), folder)
+        for place, _, names in walk
+        for name in names
+    )
 
 
 def make_folder(path):
@@ -63,7 +83,8 @@ def replace(path):
     Raises:
         OSError: naming the path, if it cannot be written, such as on a full disk.
     """
-    beside = f"{path}.part-{os.getpid()}"
+    # Workers of a cluster write to one folder, and a task may run twice.
+    beside = f"{path}.part-{uuid.uuid4().hex}"
     try:
         yield beside
         if is_remote(path):
@@ -76,7 +97,16 @@ def replace(path):
     except BaseException as error:
         with contextlib.suppress(Exception):
             gfile().remove(beside) if is_remote(path) else os.remove(beside)
-        if not isinstance(error, Exception):
+        # TensorFlow has errors of its own for what goes wrong on a disk.
+        of_tensorflow = type(error).__module__.startswith("tensorflow")
+        if not isinstance(error, OSError) and not of_tensorflow:
             raise
-        number = getattr(error, "errno", None)
-        raise OSError(number, f"cannot write {str(path)!r}: {error}") from error
+        raise _WriteError(path, error) from error
+
+
+class _WriteError(OSError):
+    """Names the path."""
+
+    def __init__(self, path, error):
+        super().__init__(f"cannot write {str(path)!r}: {error}")
+        self.errno = getattr(error, "errno", None)

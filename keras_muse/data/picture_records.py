@@ -1,5 +1,6 @@
 """Records of pictures: bytes on disk -> a picture of one size and a caption."""
 
+import collections
 import dataclasses
 import hashlib
 import io
@@ -56,6 +57,13 @@ class PictureRecords:
                 f"{crop!r}."
             )
         self.entries = list(entries)
+        if len({entry.key for entry in self.entries}) < len(self.entries):
+            counts = collections.Counter(entry.key for entry in self.entries)
+            (key, count), *_ = counts.most_common(1)
+            raise ValueError(
+                f"Records must have names of their own: {key!r} of {source!r} is that "
+                f"of {count}."
+            )
         self.source = source
         self.image_size = sides
         self.crop = crop
@@ -99,8 +107,17 @@ class PictureRecords:
     def load_picture(self, index, random):
         """(H, W, 3) uint8."""
         key, location, _ = self.entries[index]
+        if location is None:
+            raise BadRecord(key, "has no picture")
         try:
-            (picture,), _ = as_pictures(Image.open(io.BytesIO(_read(location))))
+            # A disk that fails is no bad record: the run stops, and goes on later.
+            data = _read(location)
+        except FileNotFoundError as error:
+            raise BadRecord(key, f"cannot be read as a picture, {error}") from error
+        try:
+            (picture,), _ = as_pictures(Image.open(io.BytesIO(data)))
+        except MemoryError:
+            raise
         except Exception as error:
             # Broken files make PIL raise many types.
             cause = error.__cause__ or error
@@ -171,7 +188,7 @@ class PictureRecords:
         if hasattr(captions, "path"):
             try:
                 captions = _captions(captions)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
                 reason = f"has no caption, {type(error).__name__}: {error}"
                 raise BadRecord(entry.key, reason) from error
         captions = [caption.strip() for caption in captions]

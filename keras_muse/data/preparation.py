@@ -58,8 +58,8 @@ def prepare(
             Defaults to `"tfrecord"`.
         shard_size: int. Records of a shard. Defaults to 1024.
         batch_size: int. Pictures that are encoded at once. Defaults to 32.
-        max_bad_fraction: float in [0, 1]. Share of all records from which on the run
-            stops. Defaults to 0.01.
+        max_bad_fraction: float in [0, 1]. The run stops if more of all records than
+            this share cannot be used. Defaults to 0.01.
         num_workers: int. Processes, each with the model. Defaults to 1, this one.
         verbose: int. 0 shows no progress bar. Defaults to 1.
 

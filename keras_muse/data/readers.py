@@ -39,7 +39,7 @@ class Entry(typing.NamedTuple):
 
     Attributes:
         key: str, its name.
-        picture: `Location`.
+        picture: `Location`, or `None` where there is none.
         captions: tuple of str, or the `Location` of them.
     """
 
@@ -115,12 +115,11 @@ def read_folder(folder, caption_key="text", **settings):
     """
     folder = str(folder).rstrip("/")
     _check_exists("folder", folder)
-    paths = [
-        path
-        for path in files.matching(f"{folder}/**/*")
-        if pathlib.PurePath(path).suffix.lower() in PICTURES
+    names = [
+        name
+        for name in files.files_below(folder)
+        if pathlib.PurePath(name).suffix.lower() in PICTURES
     ]
-    names = [os.path.relpath(path, folder) for path in paths]
     if not names:
         raise ValueError(
             f"`folder` must hold pictures ({', '.join(PICTURES)}): received {folder!r}."
@@ -132,8 +131,12 @@ def read_folder(folder, caption_key="text", **settings):
             break
     if captions is None:
         entries = [
-            Entry(name, Location(path), Location(os.path.splitext(path)[0] + ".txt"))
-            for name, path in zip(names, paths)
+            Entry(
+                name,
+                Location(f"{folder}/{name}"),
+                Location(f"{folder}/{os.path.splitext(name)[0]}.txt"),
+            )
+            for name in names
         ]
     else:
         entries = [
@@ -209,57 +212,76 @@ def read_tars(pattern, caption_key="caption", **settings):
         raise FileNotFoundError(
             f"`pattern` must match tars: nothing is {str(pattern)!r}."
         )
-    entries = [entry for path in paths for entry in _tar_entries(path, caption_key)]
+    # Two sets may have tars of the same names.
+    common = os.path.dirname(os.path.commonprefix([f"{path}" for path in paths]))
+    entries = [
+        entry
+        for path in paths
+        for entry in _tar_entries(path, os.path.relpath(path, common), caption_key)
+    ]
     if not entries:
         raise ValueError(f"There is no picture in the tars of {str(pattern)!r}.")
     return PictureRecords(entries, source=str(pattern), **settings)
 
 
-def _tar_entries(path, caption_key):
+def _tar_entries(path, name, caption_key):
     members = collections.defaultdict(dict)
-    last = None
-    total = files.size(path)
+    for member in _tar_members(path):
+        folder, _, file_name = member.name.rpartition("/")
+        stem, _, kind = file_name.partition(".")
+        part = Location(path, member.offset_data, member.size)
+        members[f"{folder}/{stem}".lstrip("/")]["." + kind.lower()] = part
+    for key, parts in members.items():
+        picture = next((parts[kind] for kind in PICTURES if kind in parts), None)
+        captions = parts.get(".txt")
+        if captions is None and ".json" in parts:
+            captions = parts[".json"]._replace(caption_key=caption_key)
+        yield Entry(f"{name}/{key}", picture, captions or ())
+
+
+def _tar_members(path):
+    """The files in a tar, after a look at its end."""
+    members, total = [], files.size(path)
     try:
-        with files.open_file(path) as file, tarfile.open(fileobj=file) as tar:
-            for member in tar:
-                # `tarfile` takes the end of a file for the end of the archive.
-                if member.offset_data + member.size > total:
-                    raise EOFError(f"it ends within {member.name!r}")
-                last = member
-                if member.isfile():
-                    folder, _, name = member.name.rpartition("/")
-                    stem, _, kind = name.partition(".")
-                    part = Location(path, member.offset_data, member.size)
-                    members[f"{folder}/{stem}".lstrip("/")]["." + kind.lower()] = part
-            if total < tar.offset + tarfile.BLOCKSIZE:
+        with files.open_file(path) as file:
+            # Without the colon it would unpack what is compressed, and offsets be none.
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    # `tarfile` takes the end of a file for the end of the archive.
+                    if member.offset_data + member.size > total:
+                        raise EOFError(f"it ends within {member.name!r}")
+                    members.append(member)
+                end = tar.offset
+            # It stops without a word at a damaged header, and at the zeros of a
+            # download whose place on the disk was taken first.
+            file.seek(end)
+            if total - end < tarfile.BLOCKSIZE:
                 raise EOFError("its end mark is missing")
+            while rest := file.read(2**20):
+                if rest.strip(b"\0"):
+                    raise EOFError("what follows is damaged, or another tar")
     except (tarfile.TarError, EOFError) as error:
-        whole = (
-            "none of its files" if last is None else f"its files up to {last.name!r}"
-        )
+        whole = f"all up to {members[-1].name!r}" if members else "none of its files"
         raise ValueError(
             f"{str(path)!r} is no whole tar, {error}; {whole} can be read. Copy it "
             "again or leave it out."
         ) from error
-    for key, parts in members.items():
-        picture = next((parts[kind] for kind in PICTURES if kind in parts), None)
-        if picture is None:
-            continue
-        captions = parts.get(".txt")
-        if captions is None and ".json" in parts:
-            captions = parts[".json"]._replace(caption_key=caption_key)
-        yield Entry(f"{os.path.basename(path)}/{key}", picture, captions or ())
+    return [member for member in members if member.isfile()]
 
 
 def _metadata(path, caption_key):
-    """{file name: tuple of captions} of a `metadata.jsonl` or `.csv`."""
-    text = files.read(path).decode("utf-8-sig")
+    """{file name: list of captions} of a `metadata.jsonl` or `.csv`."""
+    try:
+        text = files.read(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path!r} must be UTF-8: {error}.") from error
     if path.endswith(".csv"):
         rows = enumerate(csv.DictReader(io.StringIO(text, newline="")), start=2)
     else:
-        lines = enumerate(text.splitlines(), start=1)
+        # Not `splitlines`, which ends lines where JSON does not.
+        lines = enumerate(text.split("\n"), start=1)
         rows = ((number, line) for number, line in lines if line.strip())
-    captions = {}
+    captions = collections.defaultdict(list)
     for number, row in rows:
         try:
             row = json.loads(row) if isinstance(row, str) else row
@@ -270,7 +292,7 @@ def _metadata(path, caption_key):
                 f"`{caption_key}` (see `caption_key`): received {row!r}."
             ) from error
         values = value if isinstance(value, list) else [value]
-        captions[name] = tuple("" if value is None else str(value) for value in values)
+        captions[name] += ("" if value is None else str(value) for value in values)
     return captions
 
 

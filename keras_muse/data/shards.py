@@ -136,8 +136,7 @@ class _ArrayRecords:
     """Random access to an ArrayRecord file."""
 
     def __init__(self, path):
-        from array_record.python.array_record_module import ArrayRecordReader
-
+        ArrayRecordReader = _array_record().ArrayRecordReader
         self._reader = ArrayRecordReader(str(path))
         self._count = self._reader.num_records()
 
@@ -148,16 +147,24 @@ class _ArrayRecords:
         return self._reader.read([index])[0]
 
 
+def _array_record():
+    try:
+        from array_record.python import array_record_module
+    except ImportError as error:
+        raise ImportError("ArrayRecord needs keras-muse[data].") from error
+    return array_record_module
+
+
 @contextlib.contextmanager
 def _array_record_writer(path):
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     # One record a group: any record is read without its neighbours.
-    writer = ArrayRecordWriter(path, "group_size:1")
+    writer = _array_record().ArrayRecordWriter(path, "group_size:1")
     try:
         yield writer
-    finally:
         writer.close()
+    except RuntimeError as error:
+        # What it makes of a full disk.
+        raise OSError(str(error)) from error
 
 
 def _tfrecord_writer(path):

@@ -1,6 +1,6 @@
 """Whole trainings, from nothing to a preset."""
 
-from keras_muse.recipes import config, muse_shapes, pictures
+from keras_muse.recipes import config, muse_shapes, stages, vqgans
 from keras_muse.recipes.checkpoints import (
     Checkpoints,
     LossNotFinite,
@@ -16,6 +16,7 @@ __all__ = [
     "config",
     "make_optimizer",
     "muse_shapes",
-    "pictures",
+    "stages",
     "train",
+    "vqgans",
 ]

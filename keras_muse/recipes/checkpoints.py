@@ -38,11 +38,12 @@ def training_state(trainer):
     Returns:
         dict of `keras.Variable`.
     """
+    # Weights, and not variables: dropout goes on in a frozen part as well.
     frozen = {
         id(variable)
         for part in trainer.parts
         if not part.trainable
-        for variable in part.variables
+        for variable in part.weights
     }
     optimizer = trainer.optimizer
     if not optimizer.built:
@@ -116,6 +117,9 @@ class Checkpoints(keras.callbacks.Callback):
             ValueError: if the checkpoint was written with other settings or by another
                 model, or if there are checkpoints and none of them is whole.
         """
+        for left in self.folder.glob("*.part-*"):
+            # Of a run that was killed while it wrote.
+            left.unlink()
         damaged = []
         for path in reversed(self.paths()):
             try:
@@ -145,8 +149,11 @@ class Checkpoints(keras.callbacks.Callback):
         logs = {name: float(value) for name, value in (logs or {}).items()}
         last = self.paths()[-1:]
         kept = f"The last good checkpoint is {str(last[0])!r}." if last else ""
-        if not np.isfinite(list(logs.values())).all():
-            wrong = [name for name, value in logs.items() if not np.isfinite(value)]
+        variables = training_state(self.model)
+        wrong = [name for name, value in logs.items() if not np.isfinite(value)]
+        # The last step of an epoch may spoil the weights; no loss has seen it yet.
+        wrong += [name for name, v in variables.items() if not _is_finite(v)][:1]
+        if wrong:
             raise LossNotFinite(
                 f"{', '.join(wrong)} of epoch {epoch} is not finite. Lower the "
                 "learning rate, clip gradients (`global_clipnorm`), or train in "
@@ -157,7 +164,7 @@ class Checkpoints(keras.callbacks.Callback):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with files.replace(path) as beside:
-                save_variables(beside, training_state(self.model))
+                save_variables(beside, variables)
                 digest = _sha256(beside)
             receipt = {
                 "epoch": epoch + 1,
@@ -177,8 +184,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _remove_old(self):
         for path in self.paths()[: -self.keep]:
-            number = int(path.stem.removeprefix("epoch-"))
-            if not self.keep_every or number % self.keep_every:
+            if not self.keep_every or _epoch(path) % self.keep_every:
                 # The receipt first: without it nothing is taken for a checkpoint.
                 path.with_suffix(".json").unlink()
                 path.unlink(missing_ok=True)
@@ -232,15 +238,23 @@ class Checkpoints(keras.callbacks.Callback):
             )
 
 
-def average_checkpoints(folder, trainer, decay=0.7):
+def _is_finite(variable):
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return True
+    return bool(ops.all(ops.isfinite(ops.convert_to_tensor(variable))))
+
+
+def average_checkpoints(folder, trainer, every, decay=0.7):
     """Sets the trained weights to a moving average over the checkpoints of a folder.
 
     Muse trains without an average and takes one over its checkpoints, 5,000 steps
-    apart, with a decay of 0.7 (section 3). Training with `keep_every` keeps them.
+    apart, with a decay of 0.7 (section 3). `keep_every` of `Checkpoints` keeps them.
 
     Args:
         folder: str or path, of `Checkpoints`.
         trainer: as it was trained; need not be compiled alike.
+        every: int. Checkpoints of each of so many epochs are averaged: neighbours count
+            alike, so they must be equally far apart.
         decay: float in [0, 1). Share of what the average was before each checkpoint.
             Defaults to 0.7, the paper's.
 
@@ -254,11 +268,11 @@ def average_checkpoints(folder, trainer, decay=0.7):
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"`decay` must lie in [0, 1): received {decay}.")
     checkpoints = Checkpoints(folder)
-    paths = checkpoints.paths()
+    paths = [path for path in checkpoints.paths() if _epoch(path) % every == 0]
     if len(paths) < 2:
         raise ValueError(
-            f"{str(folder)!r} must have at least two checkpoints to average: it has "
-            f"{len(paths)}. `keep_every` keeps more of them."
+            f"{str(folder)!r} must have at least two checkpoints, {every} epochs "
+            f"apart, to average: it has {len(paths)}. `keep_every` keeps them."
         )
     state = _model_state(trainer)
     averages, epochs = {}, []
@@ -282,8 +296,9 @@ def average_checkpoints(folder, trainer, decay=0.7):
 
 def _model_state(trainer):
     """The variables of `training_state` that are not the optimizer's."""
+    state = training_state(trainer)  # which builds the optimizer
     optimizer = {id(variable) for variable in trainer.optimizer.variables}
-    return {k: v for k, v in training_state(trainer).items() if id(v) not in optimizer}
+    return {name: v for name, v in state.items() if id(v) not in optimizer}
 
 
 def save_variables(path, variables):
@@ -319,6 +334,10 @@ def load_variables(path, variables):
                 )
         for name, variable in variables.items():
             variable.assign(file[name][()])
+
+
+def _epoch(path):
+    return int(path.stem.removeprefix("epoch-"))
 
 
 def _sha256(path):

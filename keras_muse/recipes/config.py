@@ -7,10 +7,10 @@ Every key is an argument of a function, where it is documented:
 | `[data]` | `keras_muse.data.read_pictures` |
 | `[text]` | `train_vocabulary`, `T5TextEncoder`, `MuseTextToImagePreprocessor` |
 | `[[stages]]` | |
-| `[stages.image_tokenizer]` | `recipes.pictures.train_image_tokenizer` |
+| `[stages.image_tokenizer]` | `recipes.vqgans.train_image_tokenizer` |
 | `[stages.transformer]` | `MaskedTransformer`, `SuperResolutionTransformer` |
-| `[stages.training]` | `recipes.pictures.train_stage` |
-| `[stages.decoder]` | `recipes.pictures.train_decoder` |
+| `[stages.training]` | `recipes.stages.train_stage` |
+| `[stages.decoder]` | `recipes.vqgans.train_decoder` |
 | `[stages.sampler]` | `decoding.Sampler` |
 """
 
@@ -21,14 +21,22 @@ import tomllib
 
 import keras
 
-from keras_muse.data import read_pictures
+from keras_muse.data import files, read_pictures
 from keras_muse.decoding import Sampler
+from keras_muse.image_tokenizer import VQGAN, PatchDiscriminator
 from keras_muse.models import (
     MuseBackbone,
     MuseTextToImage,
     MuseTextToImagePreprocessor,
 )
-from keras_muse.recipes import pictures
+from keras_muse.recipes.optimizers import make_optimizer
+from keras_muse.recipes.running import check_steps, save_whole
+from keras_muse.recipes.stages import train_stage
+from keras_muse.recipes.vqgans import (
+    QUANTIZERS,
+    train_decoder,
+    train_image_tokenizer,
+)
 from keras_muse.text import MuseTokenizer, T5TextEncoder, train_vocabulary
 from keras_muse.transformer import MaskedTransformer, SuperResolutionTransformer
 
@@ -67,31 +75,17 @@ def read_config(path):
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{str(path)!r} is no TOML: {error}.") from error
     _check_keys("the config", config, TABLES, needed=("data", "text", "stages"))
-    _check_keys(
-        "[data]",
-        config["data"],
-        ("source", "images", "caption_key", "crop", "flip", "validation"),
-        needed=("source",),
-    )
+    data_keys = ("source", "images", "caption_key", "crop", "flip")
+    _check_keys("[data]", config["data"], (*data_keys, "validation"), data_keys[:1])
     _check_keys(
         "[text]",
         config["text"],
         ("vocabulary_size", "sequence_length", "encoder"),
         needed=("encoder",),
     )
+    _check_arguments("encoder of [text]", config["text"]["encoder"], T5TextEncoder)
     for number, stage in enumerate(config["stages"]):
-        name = f"[[stages]] {number}"
-        needed = ("image_size", "image_tokenizer", "transformer", "training")
-        _check_keys(name, stage, STAGE_TABLES, needed)
-        for table, function in (
-            ("image_tokenizer", pictures.train_image_tokenizer),
-            ("training", pictures.train_stage),
-            ("decoder", pictures.train_decoder),
-        ):
-            if table in stage:
-                _check_keys(
-                    f"{table} of {name}", stage[table], _arguments(function), ("steps",)
-                )
+        _check_stage(f"[[stages]] {number}", number, stage)
     return config
 
 
@@ -113,26 +107,25 @@ def train(config, folder, verbose=1):
     Raises:
         ValueError: as `read_config`, and if the folder was begun with another config.
         LossNotFinite, OSError, TooManyBadRecords: as the functions of
-            `recipes.pictures`.
+            `recipes.vqgans` and `recipes.stages`.
     """
     config, folder = read_config(config), pathlib.Path(folder)
+    _same_config(config, folder)
     if (folder / "preset").exists():
         return folder / "preset"
-    _same_config(config, folder)
     common = {"seed": config.get("seed", 0), "verbose": verbose}
     stages, tokenizers = config["stages"], []
     for number, stage in enumerate(stages):
         records, validation = _read(config, stage["image_size"])
         tokenizers.append(
-            pictures.train_image_tokenizer(
+            train_image_tokenizer(
                 folder / f"image_tokenizer_{number}",
                 records,
                 validation=validation,
                 **{**common, **stage["image_tokenizer"]},
             )
         )
-    records, _ = _read(config, stages[0]["image_size"])
-    muse = _make_muse(config, tokenizers, records.all_captions())
+    muse = _make_muse(config, tokenizers, _vocabulary(config, folder))
     parts = []
     for number, stage in enumerate(stages):
         parts.append(muse.backbone.stages[number])
@@ -140,7 +133,7 @@ def train(config, folder, verbose=1):
         backbone = MuseBackbone(muse.backbone.text_encoder, parts)
         records, validation = _read(config, stage["image_size"])
         # What is trained along, in one stage, is frozen behind it.
-        pictures.train_stage(
+        train_stage(
             folder / f"stage_{number}",
             backbone,
             muse.preprocessor,
@@ -153,7 +146,7 @@ def train(config, folder, verbose=1):
     for number, stage in enumerate(stages):
         if "decoder" in stage:
             records, validation = _read(config, stage["image_size"])
-            vqgan = pictures.train_decoder(
+            vqgan = train_decoder(
                 folder / f"decoder_{number}",
                 tokenizers[number],
                 records,
@@ -163,7 +156,7 @@ def train(config, folder, verbose=1):
             backbone = backbone.replace_image_tokenizer(number, vqgan)
     samplers = [Sampler(**stage.get("sampler", {})) for stage in stages]
     muse = MuseTextToImage(backbone, muse.preprocessor, samplers=samplers)
-    pictures.save_whole(muse, folder / "preset")
+    save_whole(muse, folder / "preset")
     return folder / "preset"
 
 
@@ -175,12 +168,23 @@ def _read(config, image_size):
     return records.split(share) if share else (records, None)
 
 
-def _make_muse(config, tokenizers, captions):
+def _vocabulary(config, folder):
+    """Of the captions as they were at first: a later one would have other ids."""
+    path = folder / "vocabulary.model"
+    if not path.exists():
+        records, _ = _read(config, config["stages"][0]["image_size"])
+        size = config["text"].get("vocabulary_size", 512)
+        proto = train_vocabulary(records.all_captions(), vocabulary_size=size)
+        with files.replace(path) as beside:
+            pathlib.Path(beside).write_bytes(proto)
+    return path.read_bytes()
+
+
+def _make_muse(config, tokenizers, proto):
     """A Muse whose transformers have still to be trained."""
     text = config["text"]
     # A run that goes on has to begin with the same weights.
     keras.utils.set_random_seed(config.get("seed", 0))
-    proto = train_vocabulary(captions, vocabulary_size=text.get("vocabulary_size", 512))
     tokenizer = MuseTokenizer(proto=proto)
     preprocessor = MuseTextToImagePreprocessor(
         tokenizer, text.get("sequence_length", 32)
@@ -214,29 +218,73 @@ def is_begun(folder):
         folder: str or path, of `train`.
 
     Returns:
-        bool: whether there is a checkpoint.
+        bool: whether a part has a checkpoint or is finished.
     """
-    return any(pathlib.Path(folder).glob("*/checkpoints/*.json"))
+    folder = pathlib.Path(folder)
+    return any(
+        any(folder.glob(pattern))
+        for pattern in ("*/checkpoints/*.json", "*/preset", "preset")
+    )
 
 
 def _same_config(config, folder):
     """Writes the config down, or holds that of the folder against it."""
     path = folder / "config.json"
     text = json.dumps(config, indent=1, sort_keys=True)
-    if is_begun(folder) and path.read_text() != text:
+    found = path.read_text() if path.exists() else None
+    if found == text:
+        return
+    if is_begun(folder):
         raise ValueError(
             f"`folder` {str(folder)!r} was begun with another config, which is in "
             f"{str(path)!r}. Go on with that one, or name an empty folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    # What no training has used is that of another vocabulary.
+    (folder / "vocabulary.model").unlink(missing_ok=True)
+    with files.replace(path) as beside:
+        pathlib.Path(beside).write_text(text)
 
 
-def _arguments(function):
-    """Names of what a table may set."""
-    given = ("folder", "records", "validation", "backbone", "preprocessor", "vqgan")
-    names = inspect.signature(function).parameters
-    return [n for n in names if n not in (*given, "stage", "verbose")]
+def _check_stage(name, number, stage):
+    """Every key of a stage, so that no typo is found after days of training."""
+    needed = ("image_size", "image_tokenizer", "transformer", "training")
+    _check_keys(name, stage, STAGE_TABLES, needed)
+    for table, function in (
+        ("image_tokenizer", train_image_tokenizer),
+        ("training", train_stage),
+        ("decoder", train_decoder),
+    ):
+        if table in stage:
+            settings, where = stage[table], f"{table} of {name}"
+            _check_arguments(where, settings, function, needed=("steps",))
+            check_steps(settings["steps"], settings.get("steps_per_epoch", 500))
+            make_optimizer(**settings.get("optimizer", {}))
+    transformer = SuperResolutionTransformer if number else MaskedTransformer
+    _check_arguments(f"transformer of {name}", stage["transformer"], transformer)
+    Sampler(**stage.get("sampler", {}))
+    tokenizer = stage["image_tokenizer"]
+    quantizer = dict(tokenizer.get("quantizer", {}))
+    kind = quantizer.pop("kind", "vector")
+    if kind not in QUANTIZERS:
+        raise ValueError(
+            f"`kind` of the quantizer of {name} must be one of {list(QUANTIZERS)}: "
+            f"received {kind!r}."
+        )
+    for table, settings, function in (
+        ("model", tokenizer.get("model", {}), VQGAN),
+        ("quantizer", quantizer, QUANTIZERS[kind]),
+        ("discriminator", tokenizer.get("discriminator", {}), PatchDiscriminator),
+    ):
+        _check_arguments(f"{table} of {name}", settings, function)
+
+
+def _check_arguments(name, table, function, needed=()):
+    """That every key is an argument which is not filled in here."""
+    filled_in = ("folder", "records", "validation", "backbone", "preprocessor")
+    filled_in += ("vqgan", "stage", "verbose", "self", "kwargs")
+    arguments = inspect.signature(function).parameters
+    _check_keys(name, table, [n for n in arguments if n not in filled_in], needed)
 
 
 def _check_keys(name, table, known, needed=()):

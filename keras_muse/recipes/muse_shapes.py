@@ -71,8 +71,8 @@ def train(
         folder: str or path. Gets `preset/`, the image tokenizers, and a log and a
             checkpoint of each training.
         tokenizer_steps: int. Steps of the base tokenizer, of 32 pictures each; the
-            high-res tokenizer gets a quarter of its pictures, the larger decoder a
-            sixth. Defaults to 3600.
+            high-res tokenizer and the larger decoder get a quarter of its pictures
+            each. Defaults to 3600.
         pictures: int. Pictures that the base is trained on. Defaults to 560,000.
         precision: dtype policy of the transformers and the text encoder in training.
             Defaults to `"mixed_bfloat16"`.
@@ -124,8 +124,7 @@ def train(
         folder, backbone, preprocessor, vqgan, super_resolution_pictures, *settings
     )
     keras.utils.set_random_seed(SEED)
-    decoder_steps = max(2 * high_res_steps // 3, often)
-    large = train_decoder(folder, vqgan, decoder_steps, often, batch_size=16)
+    large = train_decoder(folder, vqgan, high_res_steps, often, batch_size=16)
     backbone = backbone.replace_image_tokenizer(1, large)
     return save_preset(folder, backbone, preprocessor)
 

@@ -60,7 +60,8 @@ def make_optimizer(
         `keras.optimizers.AdamW`.
 
     Raises:
-        ValueError: if there is no such name, or an argument is out of range.
+        ValueError: if there is no such name, `steps` is less than 1, or Keras refuses
+            an argument.
     """
     if name not in OPTIMIZERS:
         raise ValueError(

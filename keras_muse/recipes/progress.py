@@ -30,18 +30,19 @@ class Throughput(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Looks at the clock."""
-        self.started, self.steps = time.perf_counter(), 0
+        self.started, self.stopped = time.perf_counter(), None
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Counts."""
-        self.steps += 1
+    # No hook after each step: with one, Keras waits there for the device.
+    def on_test_begin(self, logs=None):
+        """The steps are done, the validation begins."""
         self.stopped = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes into the logs."""
-        if logs is not None and self.steps:
-            seconds = self.stopped - self.started
-            logs[f"{self.name}_per_second"] = self.steps * self.count / seconds
+        seconds = (self.stopped or time.perf_counter()) - self.started
+        if logs is not None:
+            count = self.params["steps"] * self.count
+            logs[f"{self.name}_per_second"] = count / seconds
 
 
 class CSVLog(keras.callbacks.Callback):
@@ -61,8 +62,18 @@ class CSVLog(keras.callbacks.Callback):
         self.path, self.checkpoints = pathlib.Path(path), checkpoints
         self.verbose = verbose
 
+    def on_train_begin(self, logs=None):
+        """Adds an epoch whose line was not written before the end."""
+        if self.checkpoints.history:
+            self._write()
+
     def on_epoch_end(self, epoch, logs=None):
         """Writes the table."""
+        row = self._write()
+        if self.verbose:
+            print(json.dumps(row), flush=True)
+
+    def _write(self):
         rows = [
             {
                 key: float(f"{value:.6g}") if isinstance(value, float) else value
@@ -75,8 +86,7 @@ class CSVLog(keras.callbacks.Callback):
             writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows(rows)
-        if self.verbose:
-            print(json.dumps(rows[-1]), flush=True)
+        return rows[-1]
 
 
 class SampleGrid(keras.callbacks.Callback):

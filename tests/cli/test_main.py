@@ -61,7 +61,7 @@ def test_version(capsys):
     ],
 )
 def test_help_has_examples(capsys, command):
-    assert cli.main([*command.strip("-").split(), "--help"]) == 0
+    assert cli.main([*command.split(), "--help"]) == 0
     assert "keras-muse " in capsys.readouterr().out.split("example")[1]
 
 

@@ -15,7 +15,7 @@ CAPTIONS = [
     "a green circle on white",
     "a red square on black",
     "a circle",
-    "a white square",
+    "a café",
     "a blue circle on red",
 ]
 

@@ -42,6 +42,13 @@ def test_too_many(tmp_path):
         BadRecords(path, 20, 0.1)
 
 
+def test_if_all_are_bad_there_is_nothing_to_read(tmp_path):
+    bad = BadRecords(tmp_path / "bad.jsonl", 2, 1.0)
+    bad.add(BadRecord("a", "x"))
+    with pytest.raises(TooManyBadRecords, match="2 of 2 records"):
+        bad.add(BadRecord("b", "x"))
+
+
 def test_a_line_that_was_cut_off_is_written_again(tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"key": "a", "reason": "x"}\n{"key": "b", "rea')

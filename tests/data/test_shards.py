@@ -1,5 +1,7 @@
 """What is in a shard, and what happens when it is damaged."""
 
+import resource
+
 import numpy as np
 import pytest
 
@@ -78,10 +80,17 @@ def test_a_truncated_tfrecord(tmp_path, cut):
         shards.open_shard(path, "tfrecord")
 
 
-def test_a_disk_that_is_full(file_format):
-    # Every write to it fails as on a full disk; nothing can be beside it.
-    with pytest.raises(OSError, match="cannot write '/dev/full/shard'"):
-        shards.write_shard("/dev/full/shard", [b"x"], file_format)
+def test_a_disk_that_is_full(tmp_path, file_format):
+    # No file of this process may become longer than 20,000 bytes meanwhile.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    rows = [bytes(np.random.default_rng(n).bytes(5000)) for n in range(100)]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="cannot write '.*shard'"):
+            shards.write_shard(tmp_path / "shard", rows, file_format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_was_there_stays(tmp_path, monkeypatch, file_format):

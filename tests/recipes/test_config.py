@@ -1,16 +1,17 @@
 """From a TOML file and a folder of pictures to a preset."""
 
 import csv
-import functools
+import os
 import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_muse import cli
+from keras_muse import cli, data
 from keras_muse.models import MuseTextToImage
-from keras_muse.recipes import config, pictures
+from keras_muse.recipes import config, vqgans
+from keras_muse.recipes.progress import CSVLog
 
 ROOT = pathlib.Path(__file__).parents[2]
 CAPTIONS = ("a red circle", "a blue square", "a green cross")
@@ -42,6 +43,7 @@ steps = 2
 batch_size = 2
 steps_per_epoch = 1
 train_text_encoder = true
+keep_every = 1
 optimizer = {name = "small", ema_momentum = 0.9}
 [stages.decoder]
 steps = 1
@@ -103,18 +105,20 @@ def test_from_pictures_to_a_preset(here, capsys, monkeypatch):
     class Killed(BaseException):
         pass
 
-    # Killed within the base; everything before it is done.
-    train_stage = pictures.train_stage
+    # Killed after the first epoch of the base, before it was written into the log.
+    write = CSVLog.on_epoch_end
 
-    # Its arguments are the keys of a table.
-    @functools.wraps(train_stage)
-    def killed(*args, **settings):
-        raise Killed
+    def killed(log, epoch, logs=None):
+        if log.path.parent.name == "stage_0":
+            raise Killed
+        write(log, epoch, logs)
 
-    monkeypatch.setattr(pictures, "train_stage", killed)
+    monkeypatch.setattr(CSVLog, "on_epoch_end", killed)
     with pytest.raises(Killed):
         cli.main(command)
-    monkeypatch.setattr(pictures, "train_stage", train_stage)
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert not (here / "run" / "stage_0" / "log.csv").exists()
     before = (here / "run" / "image_tokenizer_0" / "log.csv").read_bytes()
     assert cli.main(command) == 1
     assert "go on with --resume" in capsys.readouterr().err
@@ -131,6 +135,17 @@ def test_from_pictures_to_a_preset(here, capsys, monkeypatch):
         assert list((run / part / "samples").glob("epoch-*.png"))
         assert list((run / part / "tensorboard").iterdir())
         assert len(list((run / part / "checkpoints").glob("*.h5"))) <= 2
+    if os.environ.get("KERAS_BACKEND") == "torch":
+        # As if it had not been stopped.
+        config.train("muse.toml", "unbroken", verbose=0)
+        for left, right in zip(rows, table(here / "unbroken" / "stage_0" / "log.csv")):
+            left.pop("tokens_per_second"), right.pop("tokens_per_second")
+            assert left == right
+        found = MuseTextToImage.from_preset("unbroken/preset").get_weights()
+        for left, right in zip(
+            MuseTextToImage.from_preset("run/preset").get_weights(), found
+        ):
+            np.testing.assert_array_equal(left, right)
     muse = MuseTextToImage.from_preset("run/preset")
     assert muse.samplers[0].num_steps == 2
     assert muse.generate("a red circle", seed=1).shape == (16, 16, 3)
@@ -138,7 +153,8 @@ def test_from_pictures_to_a_preset(here, capsys, monkeypatch):
     decoder = muse.backbone.image_tokenizers[0].get_config()
     assert decoder["decoder_base_channels"] == 8
     # The average over the checkpoints of the base.
-    assert cli.main(["average", "run/stage_0", "averaged"]) == 0
+    status = cli.main(["average", "run/stage_0", "averaged"])
+    assert status == 0, capsys.readouterr().err
     assert "the average of the epochs [1, 2]" in capsys.readouterr().out
     averaged = MuseTextToImage.from_preset("averaged")
     assert averaged.generate("a red circle", seed=1).shape == (16, 16, 3)
@@ -148,7 +164,6 @@ def test_from_pictures_to_a_preset(here, capsys, monkeypatch):
     assert "not that of a trained stage" in capsys.readouterr().err
     # Done is done, and another config belongs into another folder.
     assert cli.main([*command, "--resume"]) == 0
-    (run / "preset").rename(run / "elsewhere")
     (here / "muse.toml").write_text(CONFIG.replace("seed = 1", "seed = 2"))
     assert cli.main([*command, "--resume"]) == 1
     assert "was begun with another config" in capsys.readouterr().err
@@ -177,12 +192,18 @@ def test_the_guide_can_be_read():
         ("steps = 2", "step = 2", "'step' is no key of image_tokenizer of .*steps"),
         ("steps = 2\n", "", "image_tokenizer of .* must have 'steps'"),
         ("[stages.training]", "[stages.train]", "'train' is no key of"),
+        ("num_steps = 2", "num_step = 2", "num_step"),
+        ("hidden_dim = 16\nnum_heads", "width = 16\nnum_heads", "'width' is no key of"),
+        ('name = "small"', 'name = "big"', "`name` must be one of"),
+        ("groups = 2", "group = 2", "'group' is no key of model of"),
+        ("quantizer = {", 'quantizer = {kind = "x", ', "must be one of .*received 'x'"),
+        ("steps_per_epoch = 1", "steps_per_epoch = 0", "a multiple of `steps_per_"),
         ("seed = 1", "seed = ", "muse.toml' is no TOML"),
     ],
 )
 def test_a_config_with_a_mistake(here, before, after, message):
     (here / "muse.toml").write_text(CONFIG.replace(before, after, 1))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         config.train("muse.toml", "run")
     assert not (here / "run").exists()
 
@@ -200,14 +221,35 @@ def test_weights_of_vgg16_that_cannot_be_had(monkeypatch):
 
     monkeypatch.setattr(keras.applications, "VGG16", offline)
     with pytest.warns(UserWarning, match="VGG16 cannot be had .no network."):
-        assert pictures._perceptual("vgg16") is None
-    assert pictures._perceptual("none") is None
-    network = keras.applications.vgg16.VGG16
-    assert network is not None
+        assert vqgans._perceptual("vgg16") is None
+    assert vqgans._perceptual("none") is None
 
 
-def test_steps_that_are_no_whole_number_of_epochs(here):
-    text = CONFIG.replace("steps_per_epoch = 1", "steps_per_epoch = 3", 1)
-    (here / "muse.toml").write_text(text.replace("steps = 2", "steps = 4", 1))
-    with pytest.raises(ValueError, match="a multiple of `steps_per_epoch`: .* 4 and 3"):
-        config.train("muse.toml", "run", verbose=0)
+def test_a_perceptual_loss_of_vgg16(monkeypatch):
+    import keras
+
+    make = keras.applications.VGG16
+    monkeypatch.setattr(
+        keras.applications,
+        "VGG16",
+        lambda weights, **settings: make(weights=None, **settings),
+    )
+    loss = vqgans._perceptual("vgg16")
+    assert len(loss.feature_model.outputs) == 4
+    images = np.random.default_rng(0).random((2, 1, 16, 16, 3), "float32")
+    assert float(loss(images[0], images[0])) == 0.0
+    assert float(loss(images[0], images[1])) > 0.0
+
+
+def test_too_many_bad_pictures(here):
+    for number in range(4):
+        (here / "pictures" / f"{number}.png").write_text("no picture")
+    records = data.read_folder("pictures", image_size=16)
+    settings = {"steps": 2, "batch_size": 2, "perceptual": "none"}
+    model = {"base_channels": 4, "channel_multipliers": [1, 2], "strides": [4]}
+    settings["model"] = {**model, "groups": 2}
+    with pytest.raises(data.TooManyBadRecords, match="Mend them and remove the list"):
+        vqgans.train_image_tokenizer("run", records, **settings, verbose=0)
+    settings["max_bad_fraction"] = 0.5
+    vqgan = vqgans.train_image_tokenizer("run", records, **settings, verbose=0)
+    assert vqgan.codebook_size == 1024

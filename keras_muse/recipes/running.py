@@ -1,0 +1,138 @@
+"""What the recipes for one's own pictures share."""
+
+import shutil
+
+from keras_muse.data import BadRecord, BadRecords, tf_batches
+from keras_muse.recipes.checkpoints import Checkpoints
+from keras_muse.recipes.progress import CSVLog, SampleGrid, Throughput
+
+__all__ = ["check_steps", "first_good", "fit_to_the_end", "save_whole", "settings_of"]
+
+
+def fit_to_the_end(
+    folder, trainer, records, validation, settings, unit, draw=None, verbose=1
+):
+    """Trains from where it was stopped to its end.
+
+    Args:
+        folder: `pathlib.Path`.
+        trainer: compiled, see `training_state`.
+        records: what a reader returns.
+        validation: likewise, or `None`.
+        settings: dict of `settings_of`.
+        unit: (name, count): of what a row of a batch has how many.
+        draw: optional function to pictures, see `SampleGrid`.
+        verbose: int. 1 prints a line an epoch. Defaults to 1.
+
+    Raises:
+        ValueError: if the steps are no whole number of epochs, or the folder has
+            checkpoints of other settings.
+        TooManyBadRecords, LossNotFinite, OSError: what stopped the training.
+    """
+    steps, batch_size = settings["steps"], settings["batch_size"]
+    steps_per_epoch = check_steps(steps, settings["steps_per_epoch"])
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        {**settings, "num_records": len(records)},
+        keep_every=settings.get("keep_every"),
+    )
+    epoch = checkpoints.restore(trainer)
+    bad = settings["max_bad_fraction"]
+    sources = {"bad.jsonl": (records, bad)}
+    batches = tf_batches(
+        records,
+        batch_size,
+        seed=settings["seed"],
+        start=epoch * steps_per_epoch * batch_size,
+        bad_file=folder / "bad.jsonl",
+        max_bad_fraction=bad,
+    )
+    name, count = unit
+    callbacks = [
+        Throughput(name, count * batch_size),
+        checkpoints,
+        CSVLog(folder / "log.csv", checkpoints, verbose),
+    ]
+    if draw is not None:
+        callbacks.append(
+            SampleGrid(folder / "samples", draw, tensorboard=folder / "tensorboard")
+        )
+    validation_steps = None
+    if validation is not None:
+        # As many as of all records: of a few, one is soon a large share.
+        bad = min(bad * (len(records) + len(validation)) / len(validation), 1.0)
+        sources["bad_validation.jsonl"] = (validation, bad)
+        # Told how many there are, Keras does not warn of the end of the data.
+        validation_steps = -(-len(validation) // batch_size)
+        validation = tf_batches(
+            validation,
+            batch_size,
+            shuffle=False,
+            repeat=False,
+            bad_file=folder / "bad_validation.jsonl",
+            max_bad_fraction=bad,
+        )
+    try:
+        trainer.fit(
+            batches,
+            epochs=steps // steps_per_epoch,
+            steps_per_epoch=steps_per_epoch,
+            initial_epoch=epoch,
+            validation_data=validation,
+            validation_steps=validation_steps,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=0,
+        )
+    except Exception:
+        # TensorFlow hides in an error of its own what stopped the reading.
+        for file_name, (source, share) in sources.items():
+            BadRecords(folder / file_name, len(source), share)
+        raise
+
+
+def check_steps(steps, steps_per_epoch):
+    """Steps of an epoch, at most all of them.
+
+    Raises:
+        ValueError: if they do not divide `steps`.
+    """
+    if steps_per_epoch < 1 or steps % min(steps_per_epoch, steps):
+        raise ValueError(
+            "`steps` must be a multiple of `steps_per_epoch`: received "
+            f"{steps} and {steps_per_epoch}."
+        )
+    return min(steps_per_epoch, steps)
+
+
+def first_good(records, count, load):
+    """What `load(index)` returns for the first records of which it can, a list."""
+    found = []
+    for index in range(len(records)):
+        if len(found) == count:
+            break
+        try:
+            found.append(load(index))
+        except BadRecord:
+            # Named and counted where it is trained on.
+            continue
+    return found
+
+
+def settings_of(arguments):
+    """What must be the same in a run that goes on; JSON.
+
+    Args:
+        arguments: dict, `locals()` as the first statement of a recipe.
+    """
+    given = ("folder", "backbone", "preprocessor", "vqgan", "records", "validation")
+    settings = {k: v for k, v in arguments.items() if k not in (*given, "verbose")}
+    return {**settings, "optimizer": settings["optimizer"] or {}}
+
+
+def save_whole(model, path):
+    """Saves a preset that is there as a whole or not at all."""
+    beside = path.with_name(path.name + ".part")
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_to_preset(str(beside))
+    beside.rename(path)
