@@ -41,10 +41,11 @@ What to expect (one CPU core for each figure):
                 so the loss stays at 3 nats for 10,000 pictures and is 0.002 after
                 32,000 (20 minutes). Larger decoder: 28,800 pictures in 45
                 minutes, 42.6 dB (the shipped one: 19,200, and once more 9,600 from
-                there; a decoder like the encoder has 39.3 dB after 28,800). That training saw the tokens of downscaled pictures,
-                which lack two of those that the base draws; the recipe now takes those
-                of pictures drawn at 64 pixels, and in the shipped weights the two
-                embeddings are copies of those that stand for the same cells.
+                there; a decoder like the encoder has 39.3 dB after 28,800). The second
+                stage saw the tokens of downscaled pictures, which lack two of those
+                that the base draws; the recipe now takes those of pictures drawn at
+                64 pixels, and in the shipped weights the two embeddings are copies of
+                those that stand for the same cells.
     codes       At the end, those that no picture of the world has (170 of 512, 360 of
                 1,024) are moved out of reach. A generated picture, which is not as
                 clean as a drawn one, was read as such codes in 61 % of its cells, and
