@@ -62,7 +62,8 @@ def fit_to_the_end(
         # As many as of all records: of a few, one is soon a large share.
         bad = min(bad * (len(records) + len(validation)) / len(validation), 1.0)
         sources["bad_validation.jsonl"] = (validation, bad)
-        # Told how many there are, Keras does not warn of the end of the data.
+        # Over and over, and told how many there are: at an end that it does not know
+        # of, Keras warns, and on JAX stops.
         validation_steps = -(-len(validation) // batch_size)
         validation = tf_batches(
             validation,
@@ -71,7 +72,7 @@ def fit_to_the_end(
             repeat=False,
             bad_file=folder / "bad_validation.jsonl",
             max_bad_fraction=bad,
-        )
+        ).repeat()
     try:
         trainer.fit(
             batches,
