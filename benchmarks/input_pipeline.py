@@ -6,7 +6,7 @@ Pictures are 256 x 256 JPEGs of the shapes world, made at 128 x 128 for training
 hold the tokens of both stages of the preset and its text embeddings. Rows are read by
 `tf_batches` and `grain_batches` with as many threads as there are cores, nothing else
 running. Waiting is the share of an epoch of `fit` that it takes longer than one of the
-same batch over and over from memory, median of four epochs each, for the base and the
+same batch over and over from memory, median of three epochs each, for the base and the
 super-resolution stage of the embedded preset; below zero is noise. Results go to
 benchmarks/results/.
 """
@@ -82,7 +82,7 @@ class Clock(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self.began)
 
 
-def waiting(preset, dataset, stage, steps=15, epochs=5):
+def waiting(preset, dataset, stage, steps=8, epochs=4):
     """What longer epochs of a dataset take than those of one batch in memory."""
     muse = keras_muse.presets.load(preset)
     trainer = MuseMaskedImageModel(muse.backbone, muse.preprocessor, stage=stage)
