@@ -47,6 +47,9 @@ PANELS = (
     ("high_res_tokenizer.csv", "high-res tokenizer: PSNR, dB", ("test_psnr",)),
     ("super_resolution.csv", "super-resolution: masked cross-entropy", ("loss",)),
     ("large_decoder.csv", "larger decoder: PSNR, dB", ("test_psnr",)),
+    ("large_decoder_prolonged.csv", "larger decoder, prolonged", ("test_psnr",)),
+    # Of benchmarks/cascade.py, to hold the larger one against.
+    ("plain_decoder.csv", "decoder like the encoder: PSNR, dB", ("test_psnr",)),
 )
 
 

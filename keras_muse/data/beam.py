@@ -8,9 +8,10 @@ __all__ = ["prepare_with_beam"]
 def prepare_with_beam(records, preset, folder, pipeline_options=None, **settings):
     """Does what `prepare` does on any runner of Apache Beam.
 
-    The shards are byte for byte those of `prepare`, and both go on with what the other
-    began. Needs the extra `beam`. Workers read the pictures and the preset from where
-    `records` and `preset` say, so these must be paths that all of them see.
+    With the same backend and batch size the shards are byte for byte those of
+    `prepare`, and both go on with what the other began. Needs the extra `beam`. Workers
+    read the pictures and the preset from where `records` and `preset` say, so these
+    must be paths that all of them see.
 
     Args:
         records: see `prepare`.

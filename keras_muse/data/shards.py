@@ -1,7 +1,6 @@
 """Shards of precomputed tokens: how a record is written, and read in any order."""
 
 import contextlib
-import os
 import struct
 import zlib
 
@@ -101,35 +100,31 @@ class _TFRecords:
 
     def __init__(self, path):
         self.path = path
-        self.spans = []
+        spans = []
         total, offset = files.size(path), 0
         with files.open_file(path) as file:
             while offset < total:
                 file.seek(offset)
                 head = file.read(12)
                 length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else total
-                self.spans.append((offset + 12, length))
+                spans.append((offset + 12, length))
                 offset += 12 + length + 4
         if offset != total:
             raise ValueError(
                 f"{str(path)!r} is truncated: it ends within its record "
-                f"{len(self.spans) - 1}."
+                f"{len(spans) - 1}."
             )
-        self._file = None if files.is_remote(path) else os.open(path, os.O_RDONLY)
+        self.spans = np.array(spans, "int64").reshape(-1, 2)
 
     def __len__(self):
+        """Number of records."""
         return len(self.spans)
 
     def __getitem__(self, index):
-        offset, length = self.spans[index]
-        if self._file is None:
-            return files.read(self.path, offset, length)
-        # Of many threads, none moves the others' place in the file.
-        return os.pread(self._file, length, offset)
-
-    def __del__(self):
-        if getattr(self, "_file", None) is not None:
-            os.close(self._file)
+        """The bytes of a record."""
+        # Opened each time: of a large set, not all files can be open at once.
+        offset, length = self.spans[index].tolist()
+        return files.read(self.path, offset, length)
 
 
 class _ArrayRecords:

@@ -210,8 +210,10 @@ class TokenRecords:
                 name = self.info["shards"][number]["name"]
                 path = f"{self.folder}/{name}"
                 self._shards[number] = open_shard(path, self.info["format"])
-                if len(self._shards) > OPEN_SHARDS:
-                    self._shards.popitem(last=False)
+                # An ArrayRecord keeps its file open, a TFRecord has a table alone.
+                if self.info["format"] == "array_record":
+                    if len(self._shards) > OPEN_SHARDS:
+                        self._shards.popitem(last=False)
             self._shards.move_to_end(number)
             return self._shards[number]
 
