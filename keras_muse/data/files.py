@@ -6,6 +6,7 @@ import os
 import uuid
 
 __all__ = [
+    "differences",
     "exists",
     "files_below",
     "make_folder",
@@ -15,6 +16,23 @@ __all__ = [
     "replace",
     "size",
 ]
+
+
+def differences(found, wanted):
+    """What differs between the settings of a file and those of a run that goes on.
+
+    Args:
+        found: dict, of the file.
+        wanted: dict, of the run.
+
+    Returns:
+        str such as `"size: 3 there and 2 now"`; empty if they are the same.
+    """
+    return "; ".join(
+        f"{key}: {found.get(key)!r} there and {wanted.get(key)!r} now"
+        for key in sorted({*found, *wanted})
+        if found.get(key) != wanted.get(key)
+    )
 
 
 def is_remote(path):

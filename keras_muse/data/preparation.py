@@ -195,20 +195,15 @@ class Job:
         files.make_folder(self.folder)
         plan = self._plan()
         path = f"{self.folder}/{PLAN}"
-        if files.exists(path):
-            found = json.loads(files.read(path))
-            different = {k for k in {*plan, *found} if plan.get(k) != found.get(k)}
-            if different:
-                raise ValueError(
-                    f"`folder` {self.folder!r} was begun with other settings, "
-                    + "; ".join(
-                        f"{key}: {found.get(key)!r} there and {plan.get(key)!r} now"
-                        for key in sorted(different)
-                    )
-                    + ". Name an empty folder, or go on with those."
-                )
+        if not files.exists(path):
+            _write_json(path, plan)
             return
-        _write_json(path, plan)
+        different = files.differences(json.loads(files.read(path)), plan)
+        if different:
+            raise ValueError(
+                f"`folder` {self.folder!r} was begun with other settings, {different}. "
+                "Name an empty folder, or go on with those."
+            )
 
     def unfinished(self):
         """Numbers of the shards that are still to be written."""
@@ -276,7 +271,8 @@ class Job:
                 f"missing, the first is {missing[0]}."
             )
         shards = [self.receipt(number) for number in range(self.num_shards)]
-        plan = self._plan()
+        # Not made anew: fingerprints read all weights of the text encoder.
+        plan = json.loads(files.read(f"{self.folder}/{PLAN}"))
         info = {
             "version": 1,
             "format": self.file_format,

@@ -7,7 +7,7 @@ import pathlib
 from keras_muse.presets.architectures import ARCHITECTURES
 from keras_muse.presets.table import PRESETS, describe, names
 
-__all__ = ["PresetLoading", "resolve", "verify", "write_checksums"]
+__all__ = ["PresetLoading", "resolve", "sha256_of", "verify", "write_checksums"]
 
 CHECKSUMS = "checksums.json"
 
@@ -121,7 +121,7 @@ def verify(folder):
                 f"`{file}` is truncated or changed: it has {size} bytes, the preset "
                 f"was saved with {expected['bytes']}."
             )
-        if _sha256(file) != expected["sha256"]:
+        if sha256_of(file) != expected["sha256"]:
             raise ValueError(f"`{file}` is damaged: its SHA-256 is not the saved one.")
 
 
@@ -132,7 +132,7 @@ def write_checksums(folder):
     checksums = {
         file.relative_to(folder).as_posix(): {
             "bytes": file.stat().st_size,
-            "sha256": _sha256(file),
+            "sha256": sha256_of(file),
         }
         for file in files
         # People edit the card; it is not loaded.
@@ -141,6 +141,7 @@ def write_checksums(folder):
     (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=1) + "\n")
 
 
-def _sha256(path):
+def sha256_of(path):
+    """Hexadecimal SHA-256 of a local file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

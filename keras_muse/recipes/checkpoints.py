@@ -5,9 +5,7 @@ ones; here only what is trained is written, beside and renamed, with a checksum,
 one before is kept for the case that the last one is not whole.
 """
 
-import hashlib
 import json
-import os
 import pathlib
 import warnings
 
@@ -17,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_muse.data import files
+from keras_muse.presets.loading import sha256_of
 
 __all__ = ["Checkpoints", "LossNotFinite", "average_checkpoints", "training_state"]
 
@@ -165,7 +164,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             with files.replace(path) as beside:
                 save_variables(beside, variables)
-                digest = _sha256(beside)
+                digest = sha256_of(beside)
             receipt = {
                 "epoch": epoch + 1,
                 "bytes": path.stat().st_size,
@@ -212,7 +211,7 @@ class Checkpoints(keras.callbacks.Callback):
                 f"The checkpoint {str(path)!r} is truncated: it has {size} bytes and "
                 f"was written with {expected}."
             )
-        if _sha256(path) != receipt["sha256"]:
+        if sha256_of(path) != receipt["sha256"]:
             raise ValueError(
                 f"The checkpoint {str(path)!r} is damaged: its SHA-256 is not the one "
                 "it was written with."
@@ -220,21 +219,11 @@ class Checkpoints(keras.callbacks.Callback):
         return receipt
 
     def _check_settings(self, path, receipt):
-        found = receipt["settings"]
-        different = sorted(
-            key
-            for key in {*found, *self.settings}
-            if found.get(key) != self.settings.get(key)
-        )
+        different = files.differences(receipt["settings"], self.settings)
         if different:
             raise ValueError(
                 f"The checkpoint {str(path)!r} was written with other settings, "
-                + "; ".join(
-                    f"{key}: {found.get(key)!r} there and {self.settings.get(key)!r} "
-                    "now"
-                    for key in different
-                )
-                + ". Go on with those, or begin in another folder."
+                f"{different}. Go on with those, or begin in another folder."
             )
 
 
@@ -338,8 +327,3 @@ def load_variables(path, variables):
 
 def _epoch(path):
     return int(path.stem.removeprefix("epoch-"))
-
-
-def _sha256(path):
-    with open(os.fspath(path), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -33,7 +33,7 @@ from keras_muse.recipes.optimizers import make_optimizer
 from keras_muse.recipes.running import check_steps, save_whole
 from keras_muse.recipes.stages import train_stage
 from keras_muse.recipes.vqgans import (
-    QUANTIZERS,
+    quantizer_of,
     train_decoder,
     train_image_tokenizer,
 )
@@ -264,16 +264,10 @@ def _check_stage(name, number, stage):
     _check_arguments(f"transformer of {name}", stage["transformer"], transformer)
     Sampler(**stage.get("sampler", {}))
     tokenizer = stage["image_tokenizer"]
-    quantizer = dict(tokenizer.get("quantizer", {}))
-    kind = quantizer.pop("kind", "vector")
-    if kind not in QUANTIZERS:
-        raise ValueError(
-            f"`kind` of the quantizer of {name} must be one of {list(QUANTIZERS)}: "
-            f"received {kind!r}."
-        )
+    make_quantizer, quantizer = quantizer_of(tokenizer.get("quantizer", {}))
     for table, settings, function in (
         ("model", tokenizer.get("model", {}), VQGAN),
-        ("quantizer", quantizer, QUANTIZERS[kind]),
+        ("quantizer", quantizer, make_quantizer),
         ("discriminator", tokenizer.get("discriminator", {}), PatchDiscriminator),
     ):
         _check_arguments(f"{table} of {name}", settings, function)

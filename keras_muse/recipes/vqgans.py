@@ -29,7 +29,7 @@ from keras_muse.recipes.running import (
     settings_of,
 )
 
-__all__ = ["QUANTIZERS", "train_decoder", "train_image_tokenizer"]
+__all__ = ["quantizer_of", "train_decoder", "train_image_tokenizer"]
 
 QUANTIZERS = {"vector": VectorQuantizer, "finite_scalar": FiniteScalarQuantizer}
 # Of VGG16, the last layer of each block before it is pooled.
@@ -105,14 +105,10 @@ def train_image_tokenizer(
     settings = settings_of(locals())
 
     def make():
-        config = dict(quantizer or {"codebook_size": 1024, "embedding_dim": 32})
-        kind = config.pop("kind", "vector")
-        if kind not in QUANTIZERS:
-            raise ValueError(
-                f"`kind` of `quantizer` must be one of {list(QUANTIZERS)}: received "
-                f"{kind!r}."
-            )
-        vqgan = VQGAN(QUANTIZERS[kind](name="quantizer", **config), **(model or {}))
+        make_quantizer, config = quantizer_of(
+            quantizer or {"codebook_size": 1024, "embedding_dim": 32}
+        )
+        vqgan = VQGAN(make_quantizer(name="quantizer", **config), **(model or {}))
         critic = None
         if discriminator is not None:
             critic = PatchDiscriminator(**discriminator)
@@ -129,6 +125,25 @@ def train_image_tokenizer(
         "adversarial_start_step": adversarial_start_step,
     }
     return _train_vqgan(folder, records, make, loss, validation, settings, verbose)
+
+
+def quantizer_of(settings):
+    """The class of a quantizer and its arguments.
+
+    Args:
+        settings: dict, the arguments and optionally `"kind"`.
+
+    Raises:
+        ValueError: if there is no such kind.
+    """
+    settings = dict(settings)
+    kind = settings.pop("kind", "vector")
+    if kind not in QUANTIZERS:
+        raise ValueError(
+            f"`kind` of `quantizer` must be one of {list(QUANTIZERS)}: received "
+            f"{kind!r}."
+        )
+    return QUANTIZERS[kind], settings
 
 
 def train_decoder(
