@@ -2,7 +2,7 @@
 
 from keras_muse.data import shapes, shapes_checker
 from keras_muse.data.bad_records import BadRecord, BadRecords, TooManyBadRecords
-from keras_muse.data.batches import grain_batches, tf_batches
+from keras_muse.data.batches import grain_batches, repeat_batch, tf_batches
 from keras_muse.data.beam import prepare_with_beam
 from keras_muse.data.picture_records import CROPS, PictureRecords
 from keras_muse.data.preparation import TEXTS, prepare
@@ -32,6 +32,7 @@ __all__ = [
     "read_pictures",
     "read_tars",
     "read_tokens",
+    "repeat_batch",
     "shapes",
     "shapes_checker",
     "tf_batches",

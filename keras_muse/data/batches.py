@@ -7,7 +7,7 @@ import numpy as np
 from keras_muse.data.bad_records import BadRecord, BadRecords
 from keras_muse.data.order import Order
 
-__all__ = ["grain_batches", "tf_batches"]
+__all__ = ["grain_batches", "repeat_batch", "tf_batches"]
 
 
 def tf_batches(records, batch_size, **settings):
@@ -110,6 +110,17 @@ def grain_batches(records, batch_size, **settings):
         .to_iter_dataset(options)
         .batch(batch_size, drop_remainder=stream.stop is None)
     )
+
+
+def repeat_batch(batch):
+    """The same batch for ever, as a `tf.data.Dataset`.
+
+    Args:
+        batch: dict of arrays.
+    """
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensors(batch).repeat()
 
 
 class _Stream:

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_muse.distribution import DistributedTrainer
 from keras_muse.image_tokenizer import losses, metrics
 from keras_muse.image_tokenizer.images import unit_images
 from keras_muse.losses import Average
@@ -22,7 +23,7 @@ _ADVERSARIAL = {
 }
 
 
-class VQGANTrainer(keras.Model):
+class VQGANTrainer(DistributedTrainer, keras.Model):
     """Trains a `VQGAN`, and its discriminator if it has one, in one step.
 
     One optimizer updates both. The generator's term sees the discriminator's weights
@@ -150,7 +151,7 @@ class VQGANTrainer(keras.Model):
         self.adversarial_weight = adversarial_weight
         self.adversarial_start_step = adversarial_start_step
 
-        names = ["reconstruction", *self.vqgan.quantizer.penalty_names]
+        names = ["loss", "reconstruction", *self.vqgan.quantizer.penalty_names]
         names += ["perceptual"] if perceptual is not None else []
         names += ["generator", "discriminator"] if adversarial is not None else []
         self.trackers = {name: keras.metrics.Mean(name) for name in names}
@@ -194,8 +195,9 @@ class VQGANTrainer(keras.Model):
             weights["discriminator"] = gate
         if training:
             self.steps.assign_add(1)
-        self._track(terms, y_pred)
-        return sum(weights.get(name, 1.0) * term for name, term in terms.items())
+        loss = sum(weights.get(name, 1.0) * term for name, term in terms.items())
+        self._track({"loss": loss, **terms}, y_pred)
+        return loss
 
     def _adversarial_terms(self, real, fake):
         verdict = losses.frozen_call(self.discriminator, fake)

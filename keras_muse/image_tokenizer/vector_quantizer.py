@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_muse.distribution import mean, replica
 from keras_muse.image_tokenizer.quantizers import Quantizer, rotate, straight_through
 from keras_muse.layers import register
 
@@ -23,7 +24,7 @@ class VectorQuantizer(Quantizer):
     `revival_threshold` are replaced by embeddings of the batch, drawn in proportion to
     their squared distance from their code, and their usage is set to twice the
     threshold. As usage starts at 0, the first batch of a training initialises the
-    codebook. Under `tf.distribute` the statistics are averaged over the replicas.
+    codebook. The statistics are those of the whole batch, on however many devices.
 
     Args:
         codebook_size: int. Number of codes V. Muse uses 8192.
@@ -125,7 +126,7 @@ class VectorQuantizer(Quantizer):
                 scale=1.0, mode="fan_in", distribution="uniform"
             ),
             trainable=not learned_by_means,
-            aggregation="mean",
+            aggregation="only_first_replica" if learned_by_means else "mean",
             name="codebook",
         )
         if learned_by_means:
@@ -133,18 +134,8 @@ class VectorQuantizer(Quantizer):
                 shape=(self.codebook_size,),
                 initializer="zeros",
                 trainable=False,
-                aggregation="mean",
+                aggregation="only_first_replica",
                 name="usage",
-            )
-            # Holds nothing between steps. Sums and usage are linear in a replica's
-            # batch, so their means over replicas are those of the whole batch; the
-            # mean of codebooks would not be. Hence sums pass through a variable.
-            self.sums = self.add_weight(
-                shape=shape,
-                initializer="zeros",
-                trainable=False,
-                aggregation="mean",
-                name="sums",
             )
         self.built = True
 
@@ -220,6 +211,10 @@ class VectorQuantizer(Quantizer):
         usage = self.decay * old_usage + fresh * hits
         sums = self.decay * old_usage[:, None] * codebook + fresh * sums
         if self.revival_threshold:
+            # Each code is revived by one replica: a mean of several far embeddings
+            # would be near none.
+            index, count = replica()
+            turn = ops.arange(self.codebook_size, dtype="int32") % count == index
             dead = old_usage < self.revival_threshold
             # Far embeddings are the likelier choice, as in k-means++: most positions
             # of a picture are alike, and a copy of their code would die again.
@@ -234,11 +229,14 @@ class VectorQuantizer(Quantizer):
             # where there are none.
             revived = 2.0 * self.revival_threshold
             usage = ops.where(dead, revived, usage)
-            sums = ops.where(dead[:, None], revived * chosen, sums)
+            chosen = ops.where(turn[:, None], count * revived * chosen, 0.0)
+            sums = ops.where(dead[:, None], chosen, sums)
+        # Both are linear in the batch, so their means over the replicas are those of
+        # the whole of it; the mean of codebooks would not be.
+        usage, sums = mean(usage), mean(sums)
         self.usage.assign(usage)
-        self.sums.assign(sums)
-        usage = ops.convert_to_tensor(self.usage)[:, None]
-        means = ops.convert_to_tensor(self.sums) / ops.maximum(usage, 1e-8)
+        usage = usage[:, None]
+        means = sums / ops.maximum(usage, 1e-8)
         self.codebook.assign(ops.where(usage > 1e-8, means, codebook))
 
     def get_config(self):

@@ -43,7 +43,13 @@ def compile_inference(model, function):
 def _compile_jax(model, function):
     import jax
 
-    @jax.jit
+    sharding = None
+    if keras.distribution.distribution() is not None:
+        # Whole on every device: a process cannot read what another one has.
+        mesh = keras.distribution.distribution().device_mesh.backend_mesh
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    @functools.partial(jax.jit, out_shardings=sharding)
     def pure(values, *args):
         # Weights are arguments: as constants they would be compiled into the program
         # and stay what they were.

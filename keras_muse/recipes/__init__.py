@@ -8,6 +8,7 @@ from keras_muse.recipes.checkpoints import (
 )
 from keras_muse.recipes.config import train
 from keras_muse.recipes.optimizers import make_optimizer
+from keras_muse.recipes.overfit import overfit_one_batch
 
 __all__ = [
     "Checkpoints",
@@ -16,6 +17,7 @@ __all__ = [
     "config",
     "make_optimizer",
     "muse_shapes",
+    "overfit_one_batch",
     "stages",
     "train",
     "vqgans",

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_muse import distribution
 from keras_muse.data import files
 from keras_muse.presets.loading import sha256_of
 
@@ -68,6 +69,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     A loss that is not finite stops the training before it gets into a checkpoint.
 
+    Of many processes the first writes, into a folder that all of them see.
+
     Args:
         folder: str or path.
         settings: optional dict of what must be the same in a run that goes on; JSON.
@@ -116,9 +119,10 @@ class Checkpoints(keras.callbacks.Callback):
             ValueError: if the checkpoint was written with other settings or by another
                 model, or if there are checkpoints and none of them is whole.
         """
-        for left in self.folder.glob("*.part-*"):
-            # Of a run that was killed while it wrote.
-            left.unlink()
+        if distribution.current().is_chief:
+            for left in self.folder.glob("*.part-*"):
+                # Of a run that was killed while it wrote.
+                left.unlink()
         damaged = []
         for path in reversed(self.paths()):
             try:
@@ -159,6 +163,14 @@ class Checkpoints(keras.callbacks.Callback):
                 f"float32. {kept}"
             )
         self.history.append({"epoch": epoch + 1, **logs})
+        if distribution.current().is_chief:
+            self._write(epoch, variables, kept)
+        else:
+            # A weight that is cut across processes needs all of them to be read.
+            for variable in variables.values():
+                distribution.current().numpy(variable)
+
+    def _write(self, epoch, variables, kept):
         path = self.folder / f"epoch-{epoch + 1:06d}.h5"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -294,7 +306,7 @@ def save_variables(path, variables):
     """Writes variables to an HDF5 file, bfloat16 as float32, which loses nothing."""
     with h5py.File(path, "w") as file:
         for name, variable in variables.items():
-            value = ops.convert_to_numpy(variable)
+            value = distribution.current().numpy(variable)
             if value.dtype.name == "bfloat16":
                 value = value.astype("float32")
             file.create_dataset(name, data=value)

@@ -12,6 +12,7 @@ Every key is an argument of a function, where it is documented:
 | `[stages.training]` | `recipes.stages.train_stage` |
 | `[stages.decoder]` | `recipes.vqgans.train_decoder` |
 | `[stages.sampler]` | `decoding.Sampler` |
+| `[devices]` | `distribution.distribute` |
 """
 
 import inspect
@@ -21,6 +22,7 @@ import tomllib
 
 import keras
 
+from keras_muse import distribution
 from keras_muse.data import files, read_pictures
 from keras_muse.decoding import Sampler
 from keras_muse.image_tokenizer import VQGAN, PatchDiscriminator
@@ -42,7 +44,7 @@ from keras_muse.transformer import MaskedTransformer, SuperResolutionTransformer
 
 __all__ = ["is_begun", "read_config", "train"]
 
-TABLES = ("data", "text", "stages", "seed")
+TABLES = ("data", "text", "stages", "seed", "devices")
 STAGE_TABLES = (
     "image_size",
     "image_tokenizer",
@@ -84,6 +86,7 @@ def read_config(path):
         needed=("encoder",),
     )
     _check_arguments("encoder of [text]", config["text"]["encoder"], T5TextEncoder)
+    _check_arguments("[devices]", config.get("devices", {}), distribution.distribute)
     for number, stage in enumerate(config["stages"]):
         _check_stage(f"[[stages]] {number}", number, stage)
     return config
@@ -110,6 +113,8 @@ def train(config, folder, verbose=1):
             `recipes.vqgans` and `recipes.stages`.
     """
     config, folder = read_config(config), pathlib.Path(folder)
+    # Where it is trained is no part of what is trained.
+    _use_devices(config.pop("devices", None))
     _same_config(config, folder)
     if (folder / "preset").exists():
         return folder / "preset"
@@ -160,6 +165,18 @@ def train(config, folder, verbose=1):
     return folder / "preset"
 
 
+def _use_devices(settings):
+    """Those of a table; without one, those that `distribute` was asked for before."""
+    if settings is not None:
+        distribution.distribute(**settings)
+    devices = distribution.current()
+    if getattr(devices, "layout", None) and devices.shard[1] > 1:
+        raise ValueError(
+            "`kind` 'model' of `devices` cuts weights across processes, which no "
+            "preset can be written from: use one process, or 'data'."
+        )
+
+
 def _read(config, image_size):
     """(records, validation or `None`) at a size."""
     settings = dict(config["data"])
@@ -171,12 +188,13 @@ def _read(config, image_size):
 def _vocabulary(config, folder):
     """Of the captions as they were at first: a later one would have other ids."""
     path = folder / "vocabulary.model"
-    if not path.exists():
+    if distribution.current().is_chief and not path.exists():
         records, _ = _read(config, config["stages"][0]["image_size"])
         size = config["text"].get("vocabulary_size", 512)
         proto = train_vocabulary(records.all_captions(), vocabulary_size=size)
         with files.replace(path) as beside:
             pathlib.Path(beside).write_bytes(proto)
+    distribution.current().barrier()
     return path.read_bytes()
 
 
@@ -232,13 +250,15 @@ def _same_config(config, folder):
     path = folder / "config.json"
     text = json.dumps(config, indent=1, sort_keys=True)
     found = path.read_text() if path.exists() else None
-    if found == text:
-        return
-    if is_begun(folder):
+    if found != text and is_begun(folder):
         raise ValueError(
             f"`folder` {str(folder)!r} was begun with another config, which is in "
             f"{str(path)!r}. Go on with that one, or name an empty folder."
         )
+    # Nobody writes before all have looked.
+    distribution.current().barrier()
+    if found == text or not distribution.current().is_chief:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     # What no training has used is that of another vocabulary.
     (folder / "vocabulary.model").unlink(missing_ok=True)

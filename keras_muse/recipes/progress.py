@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from keras_muse import distribution
 from keras_muse.data import files
 
 __all__ = ["CSVLog", "SampleGrid", "Throughput", "contact_sheet"]
@@ -110,7 +111,10 @@ class SampleGrid(keras.callbacks.Callback):
         """Draws."""
         if (epoch + 1) % self.every:
             return
+        # On JAX all processes have to draw, as each has a part of the program.
         sheet = contact_sheet(self.draw())
+        if not distribution.current().is_chief:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet).save(self.folder / f"epoch-{epoch + 1:06d}.png")
         if self.tensorboard is not None:

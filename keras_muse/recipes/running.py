@@ -2,6 +2,7 @@
 
 import shutil
 
+from keras_muse import distribution
 from keras_muse.data import BadRecord, BadRecords, tf_batches
 from keras_muse.recipes.checkpoints import Checkpoints
 from keras_muse.recipes.progress import CSVLog, SampleGrid, Throughput
@@ -29,6 +30,7 @@ def fit_to_the_end(
             checkpoints of other settings.
         TooManyBadRecords, LossNotFinite, OSError: what stopped the training.
     """
+    devices = distribution.current()
     steps, batch_size = settings["steps"], settings["batch_size"]
     steps_per_epoch = check_steps(steps, settings["steps_per_epoch"])
     checkpoints = Checkpoints(
@@ -38,21 +40,23 @@ def fit_to_the_end(
     )
     epoch = checkpoints.restore(trainer)
     bad = settings["max_bad_fraction"]
-    sources = {"bad.jsonl": (records, bad)}
+    rows = devices.rows(batch_size)
+    # Each process reads other records, and writes down which of them are bad.
+    part = f"_{devices.shard[0]}" if devices.shard[1] > 1 else ""
+    sources = {f"bad{part}.jsonl": (records, bad)}
     batches = tf_batches(
         records,
-        batch_size,
+        rows,
         seed=settings["seed"],
-        start=epoch * steps_per_epoch * batch_size,
-        bad_file=folder / "bad.jsonl",
+        start=epoch * steps_per_epoch * rows,
+        shard=devices.shard,
+        bad_file=folder / f"bad{part}.jsonl",
         max_bad_fraction=bad,
     )
     name, count = unit
-    callbacks = [
-        Throughput(name, count * batch_size),
-        checkpoints,
-        CSVLog(folder / "log.csv", checkpoints, verbose),
-    ]
+    callbacks = [Throughput(name, count * batch_size), checkpoints]
+    if devices.is_chief:
+        callbacks.append(CSVLog(folder / "log.csv", checkpoints, verbose))
     if draw is not None:
         callbacks.append(
             SampleGrid(folder / "samples", draw, tensorboard=folder / "tensorboard")
@@ -61,18 +65,22 @@ def fit_to_the_end(
     if validation is not None:
         # As many as of all records: of a few, one is soon a large share.
         bad = min(bad * (len(records) + len(validation)) / len(validation), 1.0)
-        sources["bad_validation.jsonl"] = (validation, bad)
+        sources[f"bad_validation{part}.jsonl"] = (validation, bad)
         # Over and over, and told how many there are: at an end that it does not know
         # of, Keras warns, and on JAX stops.
         validation_steps = -(-len(validation) // batch_size)
         validation = tf_batches(
             validation,
-            batch_size,
+            rows,
             shuffle=False,
             repeat=False,
-            bad_file=folder / "bad_validation.jsonl",
+            shard=devices.shard,
+            bad_file=folder / f"bad_validation{part}.jsonl",
             max_bad_fraction=bad,
         ).repeat()
+        if devices.num_replicas > 1:
+            # Equal parts: the last batch is filled with the first rows.
+            validation = validation.rebatch(rows, drop_remainder=True)
     try:
         trainer.fit(
             batches,
@@ -132,8 +140,14 @@ def settings_of(arguments):
 
 
 def save_whole(model, path):
-    """Saves a preset that is there as a whole or not at all."""
-    beside = path.with_name(path.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    model.save_to_preset(str(beside))
-    beside.rename(path)
+    """Saves a preset that is there as a whole or not at all.
+
+    Of many processes the first writes, and none goes on before it is there.
+    """
+    devices = distribution.current()
+    if devices.is_chief:
+        beside = path.with_name(path.name + ".part")
+        shutil.rmtree(beside, ignore_errors=True)
+        model.save_to_preset(str(beside))
+        beside.rename(path)
+    devices.barrier()

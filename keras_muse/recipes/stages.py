@@ -9,6 +9,7 @@ import pathlib
 
 import keras
 
+from keras_muse import distribution
 from keras_muse.models import MuseMaskedImageModel, MuseTextToImage
 from keras_muse.recipes.checkpoints import Checkpoints, average_checkpoints
 from keras_muse.recipes.optimizers import make_optimizer
@@ -39,6 +40,7 @@ def train_stage(
     min_mask_rate=0.0,
     low_res_corruption=0.0,
     low_res_resampling=0.0,
+    remat=False,
     lora_rank=None,
     keep_every=None,
     validation=None,
@@ -65,6 +67,7 @@ def train_stage(
         min_mask_rate: likewise. Defaults to 0.
         low_res_corruption: likewise. Defaults to 0.
         low_res_resampling: likewise. Defaults to 0.
+        remat: likewise. Defaults to `False`.
         lora_rank: optional int. Trains adapters of the attention layers alone (LoRA,
             arXiv 2106.09685), written to `adapters.lora.h5` for the transformer's
             `load_lora_weights`; the preset has them merged. Defaults to none.
@@ -104,6 +107,7 @@ def train_stage(
         min_mask_rate=min_mask_rate,
         low_res_corruption=low_res_corruption,
         low_res_resampling=low_res_resampling,
+        remat=remat,
         seed=seed,
     )
     trainer.compile(make_optimizer(**{"steps": steps, **(optimizer or {})}))
@@ -126,7 +130,7 @@ def train_stage(
         draw=draw,
         verbose=verbose,
     )
-    if lora_rank is not None:
+    if lora_rank is not None and distribution.current().is_chief:
         transformer.save_lora_weights(str(folder / "adapters.lora.h5"))
     save_whole(muse, folder / "preset")
     return muse

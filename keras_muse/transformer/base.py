@@ -1,5 +1,6 @@
 """What all masked transformers share: from masked tokens and a memory to logits."""
 
+import functools
 import types
 
 import keras
@@ -14,7 +15,13 @@ from keras_muse.transformer.layers import (
     TransformerBlock,
 )
 
-__all__ = ["TokenPredictor", "as_grid", "attention_bias", "predictor_parts"]
+__all__ = [
+    "TokenPredictor",
+    "as_grid",
+    "attention_bias",
+    "predictor_parts",
+    "run_block",
+]
 
 
 def as_grid(size):
@@ -143,15 +150,28 @@ def project(parts, memory, bias=None):
     return projected if bias is None else {**projected, "bias": bias}
 
 
+def run_block(parts, block, *inputs, training=None):
+    """Calls a block; where `parts.remat` is set and it is trained, twice.
+
+    Then its activations are not kept for the backward pass but computed anew there
+    (arXiv 1604.06174).
+    """
+    call = functools.partial(block, training=training)
+    if training and getattr(parts, "remat", False):
+        call = keras.remat(call)
+    return call(*inputs)
+
+
 def predict_features(parts, image_ids, memory, training=None):
     """See `TokenPredictor.features`."""
     x = parts.embedding_norm(parts.positions(parts.token_embedding(image_ids)))
     for i, block in enumerate(parts.blocks):
         if memory:
             keys, values = memory["keys"][i], memory["values"][i]
-            x = block(x, keys, values, memory.get("bias"), training=training)
+            inputs = (x, keys, values, memory.get("bias"))
         else:
-            x = block(x, training=training)
+            inputs = (x,)
+        x = run_block(parts, block, *inputs, training=training)
     return parts.head_norm(parts.head_dense(x))
 
 
@@ -165,6 +185,9 @@ class TokenPredictor(PresetLoading, keras_hub.models.Backbone):
         memory: what `project_memory` returns for `inputs`.
         **kwargs: `name`, `trainable`, `dtype`.
     """
+
+    # Whether training computes activations twice to keep fewer; no part of the config.
+    remat = False
 
     def __init__(self, parts, config, inputs, memory, **kwargs):
         hidden = predict_features(parts, inputs["image_ids"], memory)

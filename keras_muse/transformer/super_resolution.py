@@ -11,6 +11,7 @@ from keras_muse.transformer.base import (
     norm,
     predictor_parts,
     project,
+    run_block,
     text_inputs,
     text_projection,
 )
@@ -178,7 +179,7 @@ def _project_memory(parts, inputs, training=None):
     x = parts.low_res_positions(parts.low_res_embedding(inputs["low_res_ids"]))
     x = parts.low_res_embedding_norm(x)
     for block in parts.low_res_blocks:
-        x = block(x, training=training)
+        x = run_block(parts, block, x, training=training)
     memory = parts.low_res_norm(x)
     if parts.text_projection is None:
         return project(parts, memory)
