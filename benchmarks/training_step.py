@@ -11,16 +11,16 @@ backward and AdamW, the text embeddings given. Every row is a process of its own
 one thread on one core (`--core`; the other cores have to be idle), one after another,
 the whole round several times; each row shows the median over all of its steps.
 The peer is `muse-maskgit-pytorch` as its README trains it. For its imports that a step
-does not use (torchvision, transformers, accelerate) there are empty modules. With `--gpu` all rows run on the GPU, with as many threads
-as they like.
+does not use (torchvision, transformers, accelerate) there are empty modules. With
+`--gpu` all rows run on the GPU, float32 products in TF32 for all of them.
 """
 
 import argparse
 import json
 import os
 import pathlib
-import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -206,7 +206,12 @@ def _peak_memory(backend):
         stats = jax.devices()[0].memory_stats()
         if stats:
             return stats["peak_bytes_in_use"]
-    if backend != "tensorflow":
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    else:
         import torch
 
         if torch.cuda.is_available():
@@ -221,10 +226,12 @@ def _version(backend):
 def run_row(row, batch, steps, core, gpu):
     """One row in a process of its own; its JSON."""
     backend, _ = ROWS[row]
-    threads = {} if gpu else {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    variables = {"NVIDIA_TF32_OVERRIDE": "1"}
     if not gpu:
-        # PyTorch's memory is mapped anew for every tensor otherwise.
-        threads |= {
+        variables = {
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            # PyTorch's memory is mapped anew for every tensor otherwise.
             "MALLOC_ARENA_MAX": "1",
             "MALLOC_MMAP_MAX_": "0",
             "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -233,12 +240,24 @@ def run_row(row, batch, steps, core, gpu):
     command += ["--batch", str(batch), "--steps", str(steps)]
     result = subprocess.run(
         command if gpu else ["taskset", "-c", str(core), *command],
-        env={**os.environ, "KERAS_BACKEND": backend or "torch", **threads},
-        stdout=subprocess.PIPE,
+        env={**os.environ, "KERAS_BACKEND": backend or "torch", **variables},
+        capture_output=True,
         text=True,
-        check=True,
     )
+    if result.returncode:
+        print(f"{row} failed:\n{result.stderr[-3000:]}", flush=True)
+        return None
     return json.loads(result.stdout.splitlines()[-1])
+
+
+def machine(gpu):
+    """What the rows ran on."""
+    if gpu:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.check_output(command, text=True).strip()
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+    names = [x for x in text.splitlines() if x.startswith("model name")]
+    return f"one core of {names[0].partition(':')[2].strip() if names else 'a CPU'}"
 
 
 def report(found, options):
@@ -249,8 +268,7 @@ def report(found, options):
     lines = [
         "## Tokens a second of a training step",
         "",
-        f"Batch {options.batch}, {options.machine}. Made by "
-        f"`python benchmarks/training_step.py {options.given}`.".replace(" `", "`"),
+        f"Batch {options.batch}, {machine(options.gpu)}. Made by `{options.given}`.",
         "",
         "| | parameters | seconds a step | fastest, slowest | tokens a second | to "
         "the peer's float32 | peak memory, GB |",
@@ -282,7 +300,6 @@ def main():
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--machine", default=platform.processor() or "one CPU core")
     parser.add_argument("--name", default="training_step", help="of the results")
     parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -299,11 +316,14 @@ def main():
         }
         print(json.dumps(answer))
         return
-    options.given = " ".join(sys.argv[1:])
-    found = {}
+    options.given = shlex.join(["python", "benchmarks/training_step.py", *sys.argv[1:]])
+    found, failed = {}, False
     for _ in range(options.rounds):
         for row in options.only:
             x = run_row(row, options.batch, options.steps, options.core, options.gpu)
+            if x is None:
+                failed = True
+                continue
             print(row, [round(s, 4) for s in x["seconds"]], flush=True)
             before = found.get(row, {"seconds": []})["seconds"]
             found[row] = {**x, "seconds": before + x["seconds"]}
@@ -312,6 +332,7 @@ def main():
     (RESULTS / f"{options.name}.json").write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / f"{options.name}.md").write_text(text)
     print(text)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,14 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "guides").glob("*.md"))]
+BLOCKS = {
+    f"{page.stem}-{index}": block
+    for page in PAGES
+    for index, block in enumerate(
+        re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    )
+}
 
 
 def run(arguments, folder):
@@ -26,14 +33,29 @@ def run(arguments, folder):
     return result.stdout
 
 
+def on_this_backend(index):
+    """Each page is run, on one backend: what it calls is tested on all of them."""
+    backends = ("torch", "tensorflow", "jax")
+    return os.environ.get("KERAS_BACKEND") == backends[index % len(backends)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("index", range(len(BLOCKS)))
-def test_readme_block(index, tmp_path):
-    run(["-c", BLOCKS[index]], tmp_path)
+@pytest.mark.parametrize(
+    "block", [block for i, block in enumerate(BLOCKS.values()) if on_this_backend(i)]
+)
+def test_block(block, tmp_path):
+    run(["-c", block], tmp_path)
 
 
-def test_readme_has_blocks():
-    assert len(BLOCKS) >= 2
+def test_every_page_has_blocks():
+    assert {name.rpartition("-")[0] for name in BLOCKS} == {p.stem for p in PAGES}
+    assert len(BLOCKS) >= 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / link).exists(), link
 
 
 def test_readme_commands_exist(tmp_path):
@@ -47,6 +69,7 @@ def test_readme_commands_exist(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not on_this_backend(0), reason="is run on PyTorch")
 def test_quickstart(tmp_path):
     printed = run([str(ROOT / "guides" / "quickstart.py")], tmp_path)
     assert "0 tokens masked" in printed
@@ -54,6 +77,7 @@ def test_quickstart(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not on_this_backend(1), reason="is run on TensorFlow")
 def test_edit_guide(tmp_path):
     run([str(ROOT / "guides" / "edit.py")], tmp_path)
     assert (tmp_path / "edit.png").exists()

@@ -4,7 +4,11 @@
 devices, on every backend.
 """
 
-from keras_muse.distribution.devices import current, distribute
+from keras_muse.distribution.devices import (
+    current,
+    distribute,
+    launched_processes,
+)
 from keras_muse.distribution.layouts import check_layout, transformer_layout
 from keras_muse.distribution.replicas import first_row, mean, replica
 from keras_muse.distribution.training import DistributedTrainer
@@ -15,6 +19,7 @@ __all__ = [
     "current",
     "distribute",
     "first_row",
+    "launched_processes",
     "mean",
     "replica",
     "transformer_layout",

@@ -1,9 +1,12 @@
 """The one function that decides how many devices are used, and how."""
 
+import json
+import os
+
 import keras
 from keras import ops
 
-__all__ = ["Devices", "current", "distribute"]
+__all__ = ["Devices", "current", "distribute", "launched_processes"]
 
 
 class Devices:
@@ -81,8 +84,13 @@ def distribute(kind="data", model_shards=1, layout=None, devices=None, tpu=None)
     part of a batch, `current().rows(batch_size)` rows of the `shard` that
     `current().shard` names. They need a folder that all of them see.
 
-    Every path but the TPU is tested, with processes on CPUs; `TPUStrategy` has the step
-    of `MirroredStrategy`, which compiles with XLA, and was never run on a TPU.
+    Tests hold all of them but the TPU against one device, on CPUs: two processes of
+    four devices, four mirrored devices, two workers, two processes of PyTorch.
+    `TPUStrategy` has the step of `MirroredStrategy`, was never run on a TPU, and the
+    step of one device, without the exchange, compiles with XLA.
+
+    A step is that of one device but for what each replica draws for itself: the units
+    that dropout drops, alike on all of them, and the embeddings that revive codes.
 
     Args:
         kind: `"data"`, each device has all weights and a part of the batch; `"model"`,
@@ -91,9 +99,9 @@ def distribute(kind="data", model_shards=1, layout=None, devices=None, tpu=None)
         model_shards: int. Divides the number of devices. Only for `"model"`.
         layout: optional dict of regular expressions to axes, see `transformer_layout`,
             which is what it defaults to. Only for `"model"`.
-        devices: optional list of str, the devices of this process, such as
-            `["GPU:0", "GPU:1"]`. Defaults to all of them.
-        tpu: optional str, name or address of a TPU for TensorFlow.
+        devices: optional list of str, for one process on JAX, such as `["gpu:0",
+            "gpu:1"]`, or TensorFlow, `["GPU:0", "GPU:1"]`. Defaults to all of them.
+        tpu: optional str, name or address of a TPU, only for kind="tpu" on TensorFlow.
 
     Returns:
         `Devices`, also of `current()` from now on.
@@ -114,6 +122,15 @@ def distribute(kind="data", model_shards=1, layout=None, devices=None, tpu=None)
     ```
     """
     global _CURRENT
+    if tpu is not None and (kind != "tpu" or keras.config.backend() != "tensorflow"):
+        raise ValueError(
+            f"`tpu` is for kind='tpu' on TensorFlow: received kind={kind!r}, tpu={tpu}."
+        )
+    if devices is not None and (kind == "tpu" or launched_processes() > 1):
+        raise ValueError(
+            "`devices` must be None for a TPU or many processes, which use all: "
+            f"received {devices}."
+        )
     if kind not in ("data", "model", "tpu", None):
         raise ValueError(
             f"`kind` must be 'data', 'model', 'tpu' or None: received {kind!r}."
@@ -128,6 +145,17 @@ def distribute(kind="data", model_shards=1, layout=None, devices=None, tpu=None)
     if kind is not None:
         _CURRENT = _start(kind, model_shards, layout, devices, tpu)
     return _CURRENT
+
+
+def launched_processes():
+    """How many processes a launcher of this backend started together, an int."""
+    backend = keras.config.backend()
+    if backend == "jax":
+        return int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", 1))
+    if backend == "torch":
+        return int(os.environ.get("WORLD_SIZE", 1))
+    cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
+    return max(len(cluster.get("chief", [])) + len(cluster.get("worker", [])), 1)
 
 
 def _start(kind, model_shards, layout, devices, tpu):

@@ -10,9 +10,9 @@ import os
 import keras
 import tensorflow as tf
 
-from keras_muse.distribution.devices import Devices
+from keras_muse.distribution.devices import Devices, launched_processes
 
-__all__ = ["TensorFlowDevices", "evaluate", "fit"]
+__all__ = ["TensorFlowDevices", "evaluate", "fit", "step"]
 
 
 class TensorFlowDevices(Devices):
@@ -25,13 +25,12 @@ class TensorFlowDevices(Devices):
     """
 
     def __init__(self, kind, devices, tpu):
-        config = json.loads(os.environ.get("TF_CONFIG", "{}"))
-        workers = config.get("cluster", {}).get("worker", [])
+        workers = launched_processes()
         if kind == "tpu":
             self.strategy = _tpu_strategy(tpu)
-        elif len(workers) > 1:
+        elif workers > 1:
             self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
-            self.shard = (config["task"]["index"], len(workers))
+            self.shard = (_task_index(), workers)
         else:
             found = devices or _devices()
             # The default, NCCL, is for GPUs alone.
@@ -54,6 +53,18 @@ class TensorFlowDevices(Devices):
 
     def stop(self):
         tf.distribute.experimental_set_strategy(None)
+
+
+def _task_index():
+    """Of this process among all; a chief comes before the workers."""
+    config = json.loads(os.environ["TF_CONFIG"])
+    kind, index = config["task"]["type"], int(config["task"]["index"])
+    if kind not in ("chief", "worker"):
+        raise ValueError(
+            f"The task of TF_CONFIG must be a 'chief' or a 'worker': received {kind!r}."
+        )
+    chiefs = len(config["cluster"].get("chief", []))
+    return index + (chiefs if kind == "worker" else 0)
 
 
 def _devices():
@@ -88,11 +99,23 @@ def fit(
     """`keras.Model.fit` of a `DistributedTrainer` made under a strategy.
 
     `x` and `validation_data` are `tf.data.Dataset`s of the batches of this process.
-    `batch_size` and `shuffle` are not looked at, as batches have their order; `y` and
-    what else Keras takes must be `None`. Returns a `keras.callbacks.History`.
+    `batch_size` and `shuffle` are not looked at, as batches have their order, nor are
+    `jit_compile` and `run_eagerly` of `compile`; `y` and what else Keras takes must be
+    `None`. In several workers callbacks see logs after an epoch only. Returns a
+    `keras.callbacks.History`.
+
+    Raises:
+        ValueError: if an argument cannot be used, the data ends early, or the optimizer
+            accumulates gradients, which TensorFlow cannot do under a strategy.
     """
     del batch_size, shuffle
     _refuse({"y": y, **kwargs})
+    accumulated = trainer.optimizer.gradient_accumulation_steps
+    if accumulated:
+        raise ValueError(
+            "`gradient_accumulation_steps` of the optimizer must be None under "
+            f"`tf.distribute`: received {accumulated}."
+        )
     train = _Loop(trainer, trainer.train_step, x, steps_per_epoch)
     check = None
     if validation_data is not None:
@@ -124,8 +147,40 @@ def fit(
         callbacks.on_epoch_end(epoch, logs)
         if trainer.stop_training:
             break
+    if epochs > 0:
+        # Weights become their average there, if that was asked for.
+        trainer.optimizer.finalize_variable_values(trainer.trainable_weights)
     callbacks.on_train_end(logs)
     return trainer.history
+
+
+def step(trainer, x):
+    """One step of a replica, with gradients of the whole batch.
+
+    They are summed before they are clipped; Keras would clip those of each replica.
+    Returns what the metrics of this replica are.
+    """
+    context = tf.distribute.get_replica_context()
+    optimizer, weights = trainer.optimizer, trainer.trainable_weights
+    with tf.GradientTape() as tape:
+        y_pred = trainer(x, training=True)
+        loss = trainer.compute_loss(x=x, y_pred=y_pred, training=True)
+        loss = optimizer.scale_loss(loss)
+    found = tape.gradient(loss, [weight.value for weight in weights])
+    weights = [w for w, gradient in zip(weights, found) if gradient is not None]
+    gradients = [gradient for gradient in found if gradient is not None]
+    gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    if optimizer.clipnorm is not None:
+        gradients = [tf.clip_by_norm(g, optimizer.clipnorm) for g in gradients]
+    elif optimizer.global_clipnorm is not None:
+        gradients, _ = tf.clip_by_global_norm(gradients, optimizer.global_clipnorm)
+    elif optimizer.clipvalue is not None:
+        limit = optimizer.clipvalue
+        gradients = [tf.clip_by_value(g, -limit, limit) for g in gradients]
+    # The optimizer sums over the replicas once more; a part is within all limits.
+    count = context.num_replicas_in_sync
+    optimizer.apply([gradient / count for gradient in gradients], weights)
+    return trainer.compute_metrics(x, None, y_pred, None)
 
 
 def evaluate(
@@ -231,6 +286,8 @@ class _Loop:
             done += count
             # In many processes every look costs an exchange.
             on_end(done - 1, {} if self.many_processes else self._logs())
+            if self.trainer.stop_training:
+                break
         return self._logs()
 
     def _logs(self):

@@ -26,15 +26,15 @@ class TorchDevices(Devices):
                 "`devices` must be None on PyTorch, `torchrun --nproc_per_node` says "
                 f"how many there are: received {devices}."
             )
-        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        if not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= set(os.environ):
             raise ValueError(
                 "On PyTorch every device has a process of its own. Start this with "
-                "`torchrun --nproc_per_node DEVICES ...`, which sets RANK and "
-                "WORLD_SIZE: they are not set."
+                "`torchrun --nproc_per_node DEVICES ...`, which sets RANK, LOCAL_RANK "
+                "and WORLD_SIZE: they are not set."
             )
         on_gpu = torch.cuda.is_available()
         if on_gpu:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         self._started = not torch.distributed.is_initialized()
         if self._started:
             torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
@@ -73,7 +73,13 @@ class _Loss(torch.nn.Module):
 
 
 def parallel(trainer):
-    """The loss of a trainer as a module that averages gradients over all processes."""
+    """The loss of a trainer as a module that averages gradients over all processes.
+
+    All variables become those of the first process: the frozen ones, codebooks and
+    seeds as well, of which DDP knows nothing.
+    """
+    for variable in trainer.variables:
+        torch.distributed.broadcast(variable.value.data, 0)
     return torch.nn.parallel.DistributedDataParallel(
         _Loss(trainer),
         # A term may have weights that no gradient reaches, the same in every step.
@@ -82,7 +88,16 @@ def parallel(trainer):
 
 
 def step(trainer, x):
-    """One step of a trainer whose `_parallel` is that of `parallel`."""
+    """One step of a trainer whose `_parallel` is that of `parallel`.
+
+    Raises:
+        ValueError: outside of `fit`, which makes it.
+    """
+    if "_parallel" not in trainer.__dict__:
+        raise ValueError(
+            "In several processes train with `fit`: a step alone would not know of the "
+            "others."
+        )
     weights = trainer.trainable_weights
     for weight in weights:
         weight.value.grad = None
@@ -90,6 +105,7 @@ def step(trainer, x):
     gradients = [weight.value.grad for weight in weights]
     with torch.no_grad():
         trainer.optimizer.apply(gradients, weights)
+    return trainer.get_metrics_result()
 
 
 def sum_of_metrics(metrics):

@@ -15,6 +15,8 @@ class DistributedTrainer:
     `DistributedDataParallel`. On TensorFlow a loop of our own calls the step by
     `strategy.run`: that of Keras stops in several workers.
 
+    In several processes `evaluate` needs as many batches in each of them.
+
     All that `compute_loss` shows in the logs has to be a metric of the model, and a
     term of its loss that divides by something else than rows has to divide by the
     `mean` of it over the replicas.
@@ -37,12 +39,17 @@ class DistributedTrainer:
             from keras_muse.distribution.on_tensorflow import fit
 
             return fit(self, x, *args, **kwargs)
-        if self._has_process_group():
-            from keras_muse.distribution.on_torch import parallel
+        if not self._has_process_group():
+            return super().fit(x, *args, **kwargs)
+        from keras_muse.distribution.on_torch import parallel
 
-            # Past PyTorch's own assignment, which would make it a part of itself.
-            object.__setattr__(self, "_parallel", parallel(self))
-        return super().fit(x, *args, **kwargs)
+        # Past PyTorch's own assignment, which would make it a part of itself.
+        object.__setattr__(self, "_parallel", parallel(self))
+        try:
+            return super().fit(x, *args, **kwargs)
+        finally:
+            # What is trainable may be something else next time.
+            del self.__dict__["_parallel"]
 
     def evaluate(self, x=None, *args, **kwargs):
         """As `keras.Model.evaluate`; see `fit`."""
@@ -53,14 +60,15 @@ class DistributedTrainer:
         return super().evaluate(x, *args, **kwargs)
 
     def train_step(self, *args):
-        """One step; on PyTorch with the gradients of all processes."""
-        if not self._has_process_group():
+        """One step, with the gradients of all replicas."""
+        if self._has_process_group():
+            from keras_muse.distribution.on_torch import step
+        elif self._has_strategy():
+            from keras_muse.distribution.on_tensorflow import step
+        else:
             return super().train_step(*args)
         x, _, _ = keras.utils.unpack_x_y_sample_weight(args[0])
-        from keras_muse.distribution.on_torch import step
-
-        step(self, x)
-        return self.get_metrics_result()
+        return step(self, x)
 
     def get_metrics_result(self):
         """Results of the metrics over all processes."""

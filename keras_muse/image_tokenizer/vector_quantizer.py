@@ -176,8 +176,10 @@ class VectorQuantizer(Quantizer):
         log_p = ops.log_softmax(logits, axis=-1)
         p = ops.exp(log_p)
         each = -ops.sum(p * log_p, axis=-1)
-        mean = ops.mean(ops.reshape(p, (-1, self.codebook_size)), axis=0)
-        return each + ops.sum(mean * ops.log(mean + 1e-8))
+        choice = ops.mean(ops.reshape(p, (-1, self.codebook_size)), axis=0)
+        # Of the whole batch, with the gradient of this replica's part of it.
+        choice = choice + ops.stop_gradient(mean(choice) - choice)
+        return each + ops.sum(choice * ops.log(choice + 1e-8))
 
     def _normalize(self, vectors):
         if not self.l2_normalize:

@@ -82,7 +82,7 @@ class MuseMaskedImageModel(DistributedTrainer, PresetLoading, keras_hub.models.T
             the same reason.
         remat: bool. Whether the layers of the transformer are computed a second time in
             the backward pass, so that their activations need not be kept: less memory
-            for about a third more time. Needs `dropout=0`. Defaults to `False`.
+            for a fifth to a third more time. Needs `dropout=0`. Defaults to `False`.
         seed: int32. Defaults to 0.
         **kwargs: `name`.
 
@@ -237,6 +237,8 @@ class MuseMaskedImageModel(DistributedTrainer, PresetLoading, keras_hub.models.T
 
     def call(self, inputs, training=False):
         """Logits of the stage, and what was masked and dropped, as a dict."""
+        # PyTorch's loaders leave them on the CPU, and layers move floats alone.
+        inputs = {name: ops.convert_to_tensor(x) for name, x in inputs.items()}
         ids = self._image_ids(inputs)
         num_tokens = self.transformer.num_tokens
         rows, step = self._noise_keys(ids, training)

@@ -69,13 +69,7 @@ def read_config(path):
         ValueError: if it is no TOML, lacks a table, or has a key that no function
             takes; the message names the key and those that there are.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"`config` must be a TOML file: there is no {path}.")
-    try:
-        config = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{str(path)!r} is no TOML: {error}.") from error
+    config = _parse(path)
     _check_keys("the config", config, TABLES, needed=("data", "text", "stages"))
     data_keys = ("source", "images", "caption_key", "crop", "flip")
     _check_keys("[data]", config["data"], (*data_keys, "validation"), data_keys[:1])
@@ -112,9 +106,13 @@ def train(config, folder, verbose=1):
         LossNotFinite, OSError, TooManyBadRecords: as the functions of
             `recipes.vqgans` and `recipes.stages`.
     """
-    config, folder = read_config(config), pathlib.Path(folder)
+    folder = pathlib.Path(folder)
+    # TensorFlow can join several workers only before it has done anything.
+    _use_devices(_parse(config).get("devices"))
+    config = read_config(config)
+    _check_batch_sizes(config["stages"])
     # Where it is trained is no part of what is trained.
-    _use_devices(config.pop("devices", None))
+    config.pop("devices", None)
     _same_config(config, folder)
     if (folder / "preset").exists():
         return folder / "preset"
@@ -165,16 +163,41 @@ def train(config, folder, verbose=1):
     return folder / "preset"
 
 
+def _parse(path):
+    """A TOML file as a dict."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`config` must be a TOML file: there is no {path}.")
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no TOML: {error}.") from error
+
+
 def _use_devices(settings):
     """Those of a table; without one, those that `distribute` was asked for before."""
     if settings is not None:
+        _check_arguments("[devices]", settings, distribution.distribute)
         distribution.distribute(**settings)
-    devices = distribution.current()
-    if getattr(devices, "layout", None) and devices.shard[1] > 1:
+    count = distribution.launched_processes()
+    if count != distribution.current().shard[1]:
         raise ValueError(
-            "`kind` 'model' of `devices` cuts weights across processes, which no "
-            "preset can be written from: use one process, or 'data'."
+            f"This is one of {count} processes that were started together, and each "
+            "would train alone into the same folder: the config needs [devices]."
         )
+
+
+def _check_batch_sizes(stages):
+    """That replicas can have equal parts, before the first of them is trained."""
+    for stage in stages:
+        for table, function in (
+            ("image_tokenizer", train_image_tokenizer),
+            ("training", train_stage),
+            ("decoder", train_decoder),
+        ):
+            default = inspect.signature(function).parameters["batch_size"].default
+            if table in stage:
+                distribution.current().rows(stage[table].get("batch_size", default))
 
 
 def _read(config, image_size):

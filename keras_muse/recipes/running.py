@@ -31,6 +31,11 @@ def fit_to_the_end(
         TooManyBadRecords, LossNotFinite, OSError: what stopped the training.
     """
     devices = distribution.current()
+    if getattr(devices, "layout", None) and devices.shard[1] > 1:
+        raise ValueError(
+            "`kind` 'model' of `distribute` cuts weights across processes, which no "
+            "preset can be written from: use one process, or 'data'."
+        )
     steps, batch_size = settings["steps"], settings["batch_size"]
     steps_per_epoch = check_steps(steps, settings["steps_per_epoch"])
     checkpoints = Checkpoints(
@@ -71,16 +76,19 @@ def fit_to_the_end(
         validation_steps = -(-len(validation) // batch_size)
         validation = tf_batches(
             validation,
-            rows,
+            batch_size,
             shuffle=False,
             repeat=False,
-            shard=devices.shard,
             bad_file=folder / f"bad_validation{part}.jsonl",
             max_bad_fraction=bad,
         ).repeat()
         if devices.num_replicas > 1:
-            # Equal parts: the last batch is filled with the first rows.
-            validation = validation.rebatch(rows, drop_remainder=True)
+            # The last batch is filled with the first rows; every process reads all of
+            # them, so that none has fewer batches, and takes its part.
+            first = devices.shard[0] * rows
+            validation = validation.rebatch(batch_size, drop_remainder=True).map(
+                lambda batch: {k: v[first : first + rows] for k, v in batch.items()}
+            )
     try:
         trainer.fit(
             batches,
@@ -145,9 +153,12 @@ def save_whole(model, path):
     Of many processes the first writes, and none goes on before it is there.
     """
     devices = distribution.current()
-    if devices.is_chief:
-        beside = path.with_name(path.name + ".part")
-        shutil.rmtree(beside, ignore_errors=True)
-        model.save_to_preset(str(beside))
-        beside.rename(path)
-    devices.barrier()
+    try:
+        if devices.is_chief:
+            beside = path.with_name(path.name + ".part")
+            shutil.rmtree(beside, ignore_errors=True)
+            model.save_to_preset(str(beside))
+            beside.rename(path)
+    finally:
+        # The others do not wait for one that failed.
+        devices.barrier()

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_muse import distribution
 from keras_muse.image_tokenizer import (
     VQGAN,
     FiniteScalarQuantizer,
@@ -255,17 +256,30 @@ def _perceptual(name):
     if name != "vgg16":
         # In Keras' safe mode, which runs no code from the file.
         return PerceptualLoss(keras.saving.load_model(name, compile=False))
+    devices = distribution.current()
+    if not devices.is_chief:
+        # The first one downloads.
+        devices.barrier()
     try:
         network = keras.applications.VGG16(
             include_top=False, weights="imagenet", input_shape=(None, None, 3)
         )
     except Exception as error:
+        if devices.shard[1] > 1:
+            # One process must not go on without what the others have.
+            raise OSError(
+                f"The weights of VGG16 cannot be had ({error}), which in several "
+                "processes is an error: `perceptual` may be 'none' or another network."
+            ) from error
         warnings.warn(
             f"The weights of VGG16 cannot be had ({error}): training goes on without "
             "a perceptual loss. `perceptual` may be the path of another network.",
             stacklevel=4,
         )
         return None
+    finally:
+        if devices.is_chief:
+            devices.barrier()
 
     def preprocess(images):
         # As its weights were trained: BGR, 0 to 255, the mean of ImageNet taken off.

@@ -168,7 +168,9 @@ def predict_features(parts, image_ids, memory, training=None):
     for i, block in enumerate(parts.blocks):
         if memory:
             keys, values = memory["keys"][i], memory["values"][i]
-            inputs = (x, keys, values, memory.get("bias"))
+            # Without a bias there is no argument: `remat` takes nothing but tensors.
+            bias = (memory["bias"],) if "bias" in memory else ()
+            inputs = (x, keys, values, *bias)
         else:
             inputs = (x,)
         x = run_block(parts, block, *inputs, training=training)

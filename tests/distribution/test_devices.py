@@ -1,12 +1,16 @@
 """What `distribute` refuses, and what a step sees of its replicas."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from keras_muse import distribution
+from keras_muse.recipes import config
 from tests.distribution import worker
+from tests.recipes.test_config import CONFIG
 from tests.tools import tiny_backbone
 
 BACKEND = keras.config.backend()
@@ -44,12 +48,27 @@ def test_rows_are_equal_parts():
         ({"kind": "all"}, "`kind` must be 'data', 'model', 'tpu' or None: rec.*'all'"),
         ({"kind": "data", "model_shards": 2}, "are for kind='model'.*model_shards=2"),
         ({"kind": "tpu", "layout": {}}, "are for kind='model'.*kind='tpu'"),
+        ({"kind": "data", "tpu": "mine"}, "`tpu` is for kind='tpu'.*tpu=mine"),
+        ({"kind": "tpu", "devices": ["a"]}, r"`devices` must be None.*received \['a'"),
     ],
 )
 def test_arguments_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
         distribution.distribute(**arguments)
     assert distribution.current().num_replicas == 1
+
+
+def test_processes_that_know_nothing_of_each_other_are_refused(monkeypatch, tmp_path):
+    assert distribution.launched_processes() == 1
+    cluster = {"chief": ["a:1"], "worker": ["b:1"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster}))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    assert distribution.launched_processes() == 2
+    (tmp_path / "muse.toml").write_text(CONFIG)
+    with pytest.raises(ValueError, match="one of 2 processes .* needs .devices."):
+        config.train(tmp_path / "muse.toml", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX has model parallelism")
@@ -158,6 +177,10 @@ class TestTensorFlow:
             on_tensorflow.fit(trainer, data, class_weight={0: 1.0})
         with pytest.raises(ValueError, match="ended after 2 steps: it must have 3"):
             on_tensorflow.fit(trainer, data, steps_per_epoch=3, verbose=0)
+        trainer.optimizer.gradient_accumulation_steps = 2
+        with pytest.raises(ValueError, match="must be None under.*received 2"):
+            on_tensorflow.fit(trainer, data)
+        trainer.optimizer.gradient_accumulation_steps = None
         history = on_tensorflow.fit(
             trainer, data, epochs=2, validation_data=data, verbose=0
         ).history

@@ -1,81 +1,24 @@
 """Trainings on many devices, in processes of their own, equal that on one."""
 
-import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
+import csv
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
-ROOT = pathlib.Path(__file__).parents[2]
+from keras_muse.models import MuseTextToImage
+from tests.distribution.processes import launch
+from tests.recipes.test_config import CAPTIONS, CONFIG
+
 BACKEND = keras.config.backend()
 pytestmark = pytest.mark.slow
 
 
-def free_ports(count):
-    """Ports that nobody has now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def start(arguments, **variables):
-    """A process of this backend, in the root of the repository."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
-    # Its devices are its own.
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    return subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(processes):
-    """Waits for all of them; shows what one that failed printed."""
-    try:
-        printed = [process.communicate(timeout=600)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, text in zip(processes, printed):
-        assert process.returncode == 0, text[-6000:]
-
-
 def run(output, kind, devices, processes=1, model_shards=1, parts="muse,vqgan"):
     """What each process of a training wrote, a list of dicts of arrays."""
-    worker = "tests.distribution.worker"
-    arguments = [worker, str(output), kind, str(devices), str(model_shards), parts]
-    ports = free_ports(processes)
-    addresses = [f"127.0.0.1:{port}" for port in ports]
-    started = []
-    if BACKEND == "torch" and kind != "one":
-        torchrun = ["torch.distributed.run", f"--nproc_per_node={processes}"]
-        torchrun += [f"--master_port={ports[0]}", "--module"]
-        started.append(start([*torchrun, *arguments]))
-    for index in range(0 if started else processes):
-        variables = {}
-        if processes > 1 and BACKEND == "jax":
-            variables = {
-                "KERAS_DISTRIBUTION_JOB_ADDRESSES": ",".join(addresses),
-                "KERAS_DISTRIBUTION_NUM_PROCESSES": str(processes),
-                "KERAS_DISTRIBUTION_PROCESS_ID": str(index),
-            }
-        if processes > 1 and BACKEND == "tensorflow":
-            task = {"type": "worker", "index": index}
-            config = {"cluster": {"worker": addresses}, "task": task}
-            variables = {"TF_CONFIG": json.dumps(config)}
-        started.append(start(arguments, **variables))
-    finish(started)
+    arguments = [str(output), kind, str(devices), str(model_shards), parts]
+    launch("tests.distribution.worker", arguments, processes)
     return [dict(np.load(f"{output}-{index}.npz")) for index in range(processes)]
 
 
@@ -120,3 +63,32 @@ def test_equals_one_device(case, one, tmp_path):
 def test_the_training_moves(one):
     for part in ("muse", "vqgan"):
         assert one[f"{part}/loss"][0] > one[f"{part}/loss"][-1] + 0.01
+
+
+def test_a_config_on_two_processes(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(9):
+        path = tmp_path / "pictures" / f"{number}.png"
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), "uint8")).save(path)
+        path.with_suffix(".txt").write_text(CAPTIONS[number % 3])
+    # Which embeddings revive a code is drawn from the part of each replica.
+    learned = "{codebook_size = 32, embedding_dim = 8}"
+    assert learned in CONFIG
+    text = CONFIG.replace(learned, '{kind = "finite_scalar", levels = [4, 4]}')
+    (tmp_path / "one.toml").write_text(text)
+    (tmp_path / "two.toml").write_text(text + '[devices]\nkind = "data"\n')
+    for processes, name in ((1, "one"), (2, "two")):
+        arguments = ["train", f"{name}.toml", "--folder", name]
+        launch("keras_muse", arguments, processes, tmp_path)
+    for part in ("image_tokenizer_0", "stage_0"):
+        logs = []
+        for name in ("one", "two"):
+            with open(tmp_path / name / part / "log.csv") as file:
+                logs.append(list(csv.DictReader(file)))
+        assert len(logs[0]) == len(logs[1]) > 1
+        for a, b in zip(*logs):
+            np.testing.assert_allclose(float(a["loss"]), float(b["loss"]), rtol=1e-4)
+        assert sorted((tmp_path / "two" / part / "samples").iterdir())
+    muse = MuseTextToImage.from_preset(str(tmp_path / "two" / "preset"))
+    assert muse.generate("a red circle", seed=1).shape == (16, 16, 3)

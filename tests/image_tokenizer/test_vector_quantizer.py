@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_muse.image_tokenizer import VectorQuantizer
+from keras_muse.image_tokenizer import VectorQuantizer, vector_quantizer
 from tests.image_tokenizer.probes import gradient
 
 V, D = 7, 3
@@ -242,3 +242,51 @@ def test_bad_sizes_are_named():
         VectorQuantizer(0, D)
     with pytest.raises(ValueError, match="width 3.*5"):
         VectorQuantizer(V, D).build((None, None, None, 5))
+
+
+def test_each_dead_code_is_revived_by_one_of_two_replicas(monkeypatch):
+    # The mean of an embedding of each would be an embedding of none.
+    seen, parts = [], [embeddings(seed=1), embeddings(seed=2)]
+    for index, z in enumerate(parts):
+        monkeypatch.setattr(vector_quantizer, "replica", lambda index=index: (index, 2))
+        own = []
+        monkeypatch.setattr(
+            vector_quantizer,
+            "mean",
+            lambda x, own=own: own.append(ops.convert_to_numpy(x)) or x,
+        )
+        # As at the start of a training, no code was used before.
+        built(revival_threshold=0.4)(z, training=True)
+        seen.append(own)
+    usage, sums = (np.mean(both, axis=0) for both in zip(*seen))
+    codes, sources = sums / usage[:, None], set()
+    for code in codes:
+        distances = [np.abs(z.reshape(-1, D) - code).max(-1).min() for z in parts]
+        assert min(distances) < 1e-5
+        sources.add(int(np.argmin(distances)))
+    assert sources == {0, 1}
+
+
+def test_statistics_are_those_of_the_whole_batch(monkeypatch):
+    z = embeddings()
+    whole = built(decay=0.5)
+    whole.usage.assign(np.ones(V, "float32"))
+    whole(z, training=True)
+    means = [[], []]
+    for index in range(2):
+        own = built(decay=0.5)
+        own.usage.assign(np.ones(V, "float32"))
+        monkeypatch.setattr(
+            vector_quantizer,
+            "mean",
+            lambda x, i=index: means[i].append(ops.convert_to_numpy(x)) or x,
+        )
+        own(z[index : index + 1], training=True)
+    usage, sums = (np.mean(both, axis=0) for both in zip(*means))
+    np.testing.assert_allclose(usage, ops.convert_to_numpy(whole.usage), rtol=1e-5)
+    np.testing.assert_allclose(
+        sums / usage[:, None],
+        ops.convert_to_numpy(whole.codebook),
+        rtol=1e-4,
+        atol=1e-6,
+    )

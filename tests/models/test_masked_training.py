@@ -266,11 +266,17 @@ def test_what_cannot_be_learned_by_heart_is_said():
         overfit_one_batch(trainer, {}, steps=0)
 
 
-@pytest.mark.parametrize("stage", [0, 1])
-def test_remat_changes_nothing_but_memory(stage):
+@pytest.mark.parametrize("text, stage", [(True, 0), (True, 1), (False, 1)])
+def test_remat_changes_nothing_but_memory(text, stage):
     inputs, trained = data(4), []
+    if not text:
+        del inputs["captions"]
     for remat in (False, True):
-        trainer = make_trainer(2, stage=stage, remat=remat)
+        backbone = tiny_backbone(2, text=text)
+        trainer = MuseMaskedImageModel(
+            backbone, tiny_preprocessor() if text else None, stage=stage, remat=remat
+        )
+        trainer.compile(keras.optimizers.SGD(0.05))
         assert trainer.transformer.remat == remat
         history = trainer.fit(inputs, batch_size=4, epochs=2, verbose=0, shuffle=False)
         trained.append((history.history["loss"], trainer.transformer.get_weights()))

@@ -205,6 +205,8 @@ def test_the_guide_can_be_read():
         ("quantizer = {", 'quantizer = {kind = "x", ', "must be one of .*received 'x'"),
         ("steps_per_epoch = 1", "steps_per_epoch = 0", "a multiple of `steps_per_"),
         ("seed = 1", "seed = ", "muse.toml' is no TOML"),
+        ("seed = 1", 'devices = {kinds = "data"}', r"'kinds' is no key of \[devices\]"),
+        ("seed = 1", 'devices = {kind = "all"}', "`kind` must be .*received 'all'"),
     ],
 )
 def test_a_config_with_a_mistake(here, before, after, message):
