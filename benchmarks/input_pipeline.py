@@ -79,7 +79,7 @@ def waiting(preset, dataset, stage, steps=8):
             began = time.perf_counter()
             batch = next(iterator)
             waited.append(time.perf_counter() - began)
-            yield batch
+            yield (batch,)
 
     def fit(source, steps):
         # That of KerasHub would make a dataset of it, and hide the waiting.
