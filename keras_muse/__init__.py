@@ -15,6 +15,7 @@ from keras_muse import (  # noqa: E402
     models,
     presets,
     recipes,
+    serving,
     text,
     transformer,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "models",
     "presets",
     "recipes",
+    "serving",
     "text",
     "transformer",
 ]

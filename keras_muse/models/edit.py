@@ -8,12 +8,7 @@ from keras_muse.decoding import contradiction, refine_cells, resample
 from keras_muse.layers import register
 from keras_muse.models.backbone import as_resampler
 from keras_muse.models.editing import MuseEditing
-from keras_muse.models.generation import (
-    Reporter,
-    guided_prediction,
-    is_guided,
-    to_int32,
-)
+from keras_muse.models.generation import Reporter, to_int32
 from keras_muse.models.inputs import (
     as_batch_seeds,
     as_count,
@@ -22,6 +17,7 @@ from keras_muse.models.inputs import (
     as_share,
 )
 from keras_muse.models.pictures import as_output
+from keras_muse.models.stages import guided_prediction, is_guided
 
 __all__ = ["MuseEdit"]
 

@@ -7,15 +7,21 @@ import numpy as np
 from keras import ops
 
 from keras_muse.decoding import decode, num_steps_for
-from keras_muse.image_tokenizer import downscale
 from keras_muse.layers import refuse_unknown
 from keras_muse.models.backbone import MuseBackbone, as_samplers
 from keras_muse.models.compilation import compile_inference
 from keras_muse.models.inputs import as_num_steps, as_scales
 from keras_muse.models.preprocessor import MuseTextToImagePreprocessor
+from keras_muse.models.stages import (
+    guided_prediction,
+    is_guided,
+    pass_inputs,
+    pixels_of,
+    tokens_of,
+)
 from keras_muse.presets.loading import PresetLoading
 
-__all__ = ["MuseGeneration", "Reporter", "guided_prediction", "is_guided", "to_int32"]
+__all__ = ["MuseGeneration", "Reporter", "to_int32"]
 
 
 class MuseGeneration(PresetLoading):
@@ -108,10 +114,9 @@ class MuseGeneration(PresetLoading):
     def _encode_stage(self, index, images, grid):
         """Tokens of pictures of any size, scaled to a grid: (B, N) int32 array."""
         tokenizer = self.backbone.image_tokenizers[index]
-        size = [side * tokenizer.downsampling_factor for side in grid]
 
         def encode(images):
-            return tokenizer.encode(downscale(images, *size))
+            return tokens_of(tokenizer, images, grid)
 
         ids = self._compiled(("encode", index, *grid), encode)(images)
         return np.asarray(ops.convert_to_numpy(ids), "int32")
@@ -203,8 +208,7 @@ class MuseGeneration(PresetLoading):
             )
 
         def pixels(tokens):
-            images = tokenizer.decode(tokens, grid=grid)
-            return ops.cast(ops.round(images * 255.0), "uint8")
+            return pixels_of(tokenizer, tokens, grid)
 
         function = self._compiled(("pixels", tokenizer.name, grid), pixels)
         return np.asarray(ops.convert_to_numpy(function(to_int32(tokens))))
@@ -288,15 +292,9 @@ class MuseGeneration(PresetLoading):
 
     def _project_memory(self, index, text, guided, low_res_ids):
         """Keys and values of a stage; of both passes in one batch if it is guided."""
-        rows = text if guided else text[:1]
         if low_res_ids is not None:
-            # Without its caption a row still sees its low-res tokens.
             low_res_ids = to_int32(low_res_ids)
-            rows = [{**row, "low_res_ids": low_res_ids} for row in rows]
-        memory = {
-            name: ops.concatenate([row[name] for row in rows], axis=0)
-            for name in rows[0]
-        }
+        memory = pass_inputs(text, guided, low_res_ids)
         transformer = self.backbone.transformers[index]
         return self._compiled(("memory", index), transformer.project_memory)(memory)
 
@@ -355,9 +353,24 @@ class MuseGeneration(PresetLoading):
             self._functions[key] = compile_inference(self, function)
         return self._functions[key]
 
-    def quantize(self, *args, **kwargs):
-        """Quantizes the backbone, see `keras.Model.quantize`."""
-        super().quantize(*args, **kwargs)
+    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+        """Quantizes the text encoder and the transformers.
+
+        Image tokenizers and the logits of image tokens stay as they are: they are
+        small, and what they lose is seen.
+
+        Args:
+            mode: str, such as `"int8"`; see `keras.Model.quantize`.
+            config: optional `keras.quantizers.QuantizationConfig`.
+            filters: optional, which layers. Defaults to all `Dense` layers but the
+                heads of the transformers.
+            **kwargs: as of `keras.Model.quantize`.
+        """
+        backbone = self.backbone
+        for part in (backbone.text_encoder, *backbone.transformers):
+            part.quantize(
+                mode, config=config, filters=filters or _is_hidden_dense, **kwargs
+            )
         self._functions = {}
 
     def save_to_preset(self, preset_dir, *args, **kwargs):
@@ -374,6 +387,24 @@ class MuseGeneration(PresetLoading):
             for name, value in kept.items():
                 setattr(self.backbone, name, value)
 
+    def export(self, filepath, format="tf_saved_model", **options):
+        """Exports this Muse for TF Serving: `keras_muse.serving.export`.
+
+        Args:
+            filepath: str or path `BASE/VERSION`, such as `"served/muse/1"`.
+            format: `"tf_saved_model"`, or one of `keras.Model.export`, which exports
+                the logits of the backbone alone. Defaults to `"tf_saved_model"`.
+            **options: as of `keras_muse.serving.export`.
+
+        Returns:
+            `pathlib.Path` of the SavedModel.
+        """
+        if format != "tf_saved_model":
+            return super().export(filepath, format, **options)
+        from keras_muse import serving
+
+        return serving.export(self, filepath, **options)
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -381,23 +412,8 @@ class MuseGeneration(PresetLoading):
         }
 
 
-def is_guided(*settings):
-    """Whether one of several samplers needs the second pass."""
-    return any(sampler.guidance_scale != 1.0 for sampler in settings)
-
-
-def guided_prediction(transformer, memory, guided):
-    """The `predict` of `decode`: logits, guided by a second pass in the same batch."""
-
-    def predict(ids, guidance):
-        if not guided:
-            return transformer.head(transformer.features(ids, memory))
-        both = transformer.features(ops.concatenate([ids, ids]), memory)
-        cond, uncond = ops.split(ops.cast(both, "float32"), 2)
-        mixed = uncond + guidance[:, None, None] * (cond - uncond)
-        return transformer.head(mixed)
-
-    return predict
+def _is_hidden_dense(layer):
+    return isinstance(layer, keras.layers.Dense) and layer.name != "head"
 
 
 class Reporter:

@@ -7,9 +7,10 @@ from keras import ops
 from keras_muse.decoding import seeds_of
 from keras_muse.layers import register
 from keras_muse.models.canvas import Canvas
-from keras_muse.models.generation import MuseGeneration, Reporter, is_guided
+from keras_muse.models.generation import MuseGeneration, Reporter
 from keras_muse.models.inputs import as_batch_seeds, as_count, as_edit_batches
 from keras_muse.models.pictures import as_output
+from keras_muse.models.stages import is_guided
 
 __all__ = ["MuseOutpaint"]
 

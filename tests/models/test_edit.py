@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_muse.decoding import Resampler, Sampler, contradiction, resample
 from keras_muse.models import MuseEdit
-from keras_muse.models.generation import guided_prediction
+from keras_muse.models.stages import guided_prediction
 from tests.tools import tiny_muse
 
 SIDE = 32

@@ -1,0 +1,80 @@
+"""What a stage computes, as pure functions of tensors: tasks and exports compile them.
+
+Text is a list of one or two dicts of `text_embeddings` and `padding_mask`: the prompts,
+and what guidance leads away from.
+"""
+
+from keras import ops
+
+from keras_muse.image_tokenizer import downscale
+
+__all__ = [
+    "guided_prediction",
+    "is_guided",
+    "pass_inputs",
+    "pixels_of",
+    "tokens_of",
+]
+
+
+def tokens_of(tokenizer, images, grid):
+    """Image tokens of pictures of any size, scaled to a grid.
+
+    Args:
+        tokenizer: `VQGAN`.
+        images: (B, H, W, 3) uint8, or float in [0, 1].
+        grid: (rows, columns) of the tokens; its pixels are no more than those of the
+            images.
+
+    Returns:
+        (B, N) int32.
+    """
+    size = [side * tokenizer.downsampling_factor for side in grid]
+    return tokenizer.encode(downscale(images, *size))
+
+
+def pixels_of(tokenizer, tokens, grid):
+    """The picture of image tokens: (B, H, W, 3) uint8, from (B, N) int32."""
+    images = tokenizer.decode(tokens, grid=grid)
+    return ops.cast(ops.round(images * 255.0), "uint8")
+
+
+def is_guided(*settings):
+    """Whether one of several samplers needs the second pass."""
+    return any(sampler.guidance_scale != 1.0 for sampler in settings)
+
+
+def pass_inputs(text, guided, low_res_ids=None):
+    """What a stage sees beside its own tokens; of both passes in one batch if guided.
+
+    Args:
+        text: list of one dict, or of two.
+        guided: bool. Whether there is a second pass.
+        low_res_ids: optional (B, M) int32, the tokens of the stage before.
+
+    Returns:
+        dict of tensors with B rows, 2 B if guided.
+    """
+    rows = text if guided else text[:1]
+    if low_res_ids is not None:
+        # Without its caption a row still sees its low-res tokens.
+        rows = [{**row, "low_res_ids": low_res_ids} for row in rows]
+    return {
+        name: ops.concatenate([row[name] for row in rows], axis=0) for name in rows[0]
+    }
+
+
+def guided_prediction(transformer, memory, guided):
+    """The `predict` of `decode`: logits, guided by a second pass in the same batch."""
+
+    def predict(ids, guidance):
+        if not guided:
+            return transformer.head(transformer.features(ids, memory))
+        both = transformer.features(ops.concatenate([ids, ids]), memory)
+        cond, uncond = ops.split(ops.cast(both, "float32"), 2)
+        guidance = guidance[:, None, None]
+        mixed = uncond + guidance * (cond - uncond)
+        # Rounded, the sum is not what it is without guidance.
+        return transformer.head(ops.where(guidance == 1.0, cond, mixed))
+
+    return predict

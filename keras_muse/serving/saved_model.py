@@ -1,0 +1,244 @@
+"""Writes a Muse as one version of a model of TF Serving."""
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import keras
+
+from keras_muse.models import MuseBackbone, MuseTextToImage
+from keras_muse.models.inputs import as_count, as_num_steps
+
+__all__ = ["BACKENDS", "PRECISIONS", "export", "export_preset"]
+
+BACKENDS = ("tensorflow", "jax")
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+def export(
+    muse,
+    path,
+    num_steps=None,
+    stages=None,
+    max_batch=8,
+    precision=None,
+    label="stable",
+    warm_up=True,
+    backend="tensorflow",
+):
+    """Exports a Muse as a SavedModel: strings in, pictures out, no Python in between.
+
+    Signatures, all with one entry a row, see the `model_card.md` of the export:
+    `serving_default` (prompt, negative_prompt, seed, guidance_scale -> images,
+    png_bytes, error), `png`, `tokens`, `inpaint` and `decode`. The same prompt and seed
+    make the same image tokens as `generate` does, on every backend and in every batch.
+
+    The folder is written beside its place and renamed, so that a watching server never
+    sees half of it. Beside it are `models.config`, with a label for the version, and
+    `batching_parameters.txt`, for the server; in it are warm-up requests.
+
+    Steps are fixed here, and no input: a server computes rows of many clients in one
+    batch, which lasts as long as the row with most steps.
+
+    Args:
+        muse: task of `keras_muse.models` with a preprocessor. Its samplers are
+            exported.
+        path: str or path `BASE/VERSION`, such as `"served/muse/1"`, the version an int
+            above 0. BASE names the model.
+        num_steps: int, or one a stage. Decoding steps. Defaults to those of the
+            samplers.
+        stages: int. How many stages, from the base on; with fewer, pictures are smaller
+            and sooner there. Defaults to all.
+        max_batch: int, at least 1. The largest batch. A server pads batches to a power
+            of 2, or to this. Defaults to 8.
+        precision: `"float32"`, `"bfloat16"` or `"int8"`, see
+            `MuseTextToImage.quantize`. Defaults to that of the task. What it costs is
+            in benchmarks/results/export_precision.md. Weights that are numbers of
+            float16 are stored as such, and computed with in float32.
+        label: str. Label of this version in `models.config`. Other labels there stay.
+            Defaults to `"stable"`.
+        warm_up: bool. Whether to write warm-up requests, which a server answers before
+            it takes others. Needs `tensorflow-serving-api`. Defaults to `True`.
+        backend: `"tensorflow"` or `"jax"`. What computes within the SavedModel. One of
+            JAX is a program of XLA: the server needs
+            `--xla_cpu_compilation_enabled=true` (or `--xla_gpu_...`). If it is not the
+            backend of this process, another process exports. Defaults to
+            `"tensorflow"`.
+
+    Returns:
+        `pathlib.Path` of the SavedModel.
+
+    Raises:
+        TypeError, ValueError: if an argument is out of range, or the task has no
+            preprocessor.
+        FileExistsError: if the version is there.
+        ImportError: if there are warm-up requests to write and no
+            `tensorflow-serving-api`.
+        RuntimeError: if the other process failed, with what it said.
+    """
+    path = _checked(path, max_batch, precision, label, warm_up, backend)
+    muse = _selected(muse, num_steps, stages)
+    if precision is not None or backend != keras.config.backend():
+        # A preset is what every backend and every precision can be loaded from.
+        with tempfile.TemporaryDirectory() as folder:
+            muse.save_to_preset(folder)
+            return export_preset(
+                folder,
+                path,
+                max_batch=max_batch,
+                precision=precision,
+                label=label,
+                warm_up=warm_up,
+                backend=backend,
+            )
+    return _write(muse, path, max_batch, label, warm_up)
+
+
+def export_preset(
+    preset,
+    path,
+    num_steps=None,
+    stages=None,
+    max_batch=8,
+    precision=None,
+    label="stable",
+    warm_up=True,
+    backend="tensorflow",
+):
+    """Exports a preset, without loading it here if another process has to do it.
+
+    Args:
+        preset: name, folder or handle of a preset.
+        path: as of `export`, like all that follows.
+        num_steps: int, or one a stage.
+        stages: int.
+        max_batch: int.
+        precision: `"float32"`, `"bfloat16"` or `"int8"`.
+        label: str.
+        warm_up: bool.
+        backend: `"tensorflow"` or `"jax"`.
+
+    Returns:
+        `pathlib.Path` of the SavedModel.
+
+    Raises:
+        TypeError, ValueError, FileExistsError, ImportError, RuntimeError: as `export`.
+    """
+    path = _checked(path, max_batch, precision, label, warm_up, backend)
+    if backend != keras.config.backend():
+        command = ["export", str(preset), str(path.parent), "--version", path.name]
+        command += ["--max-batch", str(max_batch), "--label", label]
+        command += ["--backend", backend]
+        for option, value in (("--stages", stages), ("--precision", precision)):
+            command += [] if value is None else [option, str(value)]
+        if num_steps is not None:
+            steps = num_steps if isinstance(num_steps, (list, tuple)) else [num_steps]
+            command += ["--steps", *map(str, steps)]
+        command += [] if warm_up else ["--no-warm-up"]
+        _run(command, backend)
+        return path
+    dtype = None if precision == "int8" else precision
+    options = {} if dtype is None else {"dtype": dtype}
+    muse = MuseTextToImage.from_preset(preset, **options)
+    if precision == "int8":
+        muse.quantize("int8")
+    return _write(_selected(muse, num_steps, stages), path, max_batch, label, warm_up)
+
+
+def _checked(path, max_batch, precision, label, warm_up, backend):
+    path = pathlib.Path(path).absolute()
+    # What a server reads as a version.
+    if not (path.name.isascii() and path.name.isdigit() and int(path.name) > 0):
+        raise ValueError(
+            "`path` must end in a version, an int above 0, as in 'served/muse/1': "
+            f"received {str(path)!r}."
+        )
+    if path.exists():
+        raise FileExistsError(
+            f"`path` must be a version that is not there: {str(path)!r} is. A server "
+            "may be reading it; export the next version."
+        )
+    as_count("max_batch", max_batch, least=1)
+    for name, value, known in (
+        ("precision", precision, (None, *PRECISIONS)),
+        ("backend", backend, BACKENDS),
+    ):
+        if value not in known:
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(map(repr, known))}: received "
+                f"{value!r}."
+            )
+    if not (isinstance(label, str) and label.replace("-", "").isalnum()):
+        raise ValueError(
+            f"`label` must be made of letters, digits and '-': received {label!r}."
+        )
+    if warm_up and importlib.util.find_spec("tensorflow_serving") is None:
+        raise ImportError(
+            "Warm-up requests need `tensorflow-serving-api`: install "
+            "`keras-muse[serving]`, or pass `warm_up=False` (`--no-warm-up`)."
+        )
+    if importlib.util.find_spec(backend) is None:
+        raise ImportError(
+            f"`backend` must be installed: there is no `{backend}`. Install "
+            f"`keras-muse[{backend}]`."
+        )
+    return path
+
+
+def _selected(muse, num_steps, stages):
+    """A `MuseTextToImage` of the first stages, with the steps in its samplers."""
+    if muse.preprocessor is None:
+        raise ValueError("`muse` must have a preprocessor: received None.")
+    count = len(muse.backbone.stages)
+    stages = count if stages is None else as_count("stages", stages, least=1)
+    if stages > count:
+        raise ValueError(f"`stages` must lie in [1, {count}]: received {stages}.")
+    samplers = muse.samplers[:stages]
+    limits = [part.num_tokens for part in muse.backbone.transformers[:stages]]
+    defaults = [sampler.num_steps for sampler in samplers]
+    steps = as_num_steps(num_steps, defaults, limits)
+    samplers = [s.replace(num_steps=n) for s, n in zip(samplers, steps)]
+    backbone = muse.backbone
+    if stages < count:
+        backbone = MuseBackbone(
+            backbone.text_encoder, backbone.stages[:stages], name=backbone.name
+        )
+    return MuseTextToImage(backbone, muse.preprocessor, samplers)
+
+
+def _write(muse, path, max_batch, label, warm_up):
+    from keras_muse.serving.files import write_server_files, write_version
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name that is no number, which no server takes for a version.
+    beside = pathlib.Path(tempfile.mkdtemp(prefix=".export-", dir=path.parent))
+    try:
+        write_version(muse, beside, path, max_batch, warm_up)
+        beside.chmod(0o755)
+        os.rename(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    write_server_files(path, max_batch, label)
+    return path
+
+
+def _run(command, backend):
+    """`keras-muse COMMAND` in a process with another backend."""
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_muse", *command],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        said = next((s for s in lines if s.startswith("keras-muse: error:")), lines[-1])
+        raise RuntimeError(
+            f"The export with the backend {backend!r} failed, exit code "
+            f"{done.returncode}: {said.removeprefix('keras-muse: error: ')}"
+        )
