@@ -1,7 +1,7 @@
 """A server without TF Serving: Ray Serve over the same SavedModel, as an example.
 
 pip install "ray[serve]" tensorflow tensorflow-text
-MUSE_MODEL=served/muse/1 serve run guides.serve_ray:app
+MUSE_MODEL=$PWD/served/muse/1 PYTHONPATH=guides serve run serve_ray:app
 curl -s localhost:8000 -d '{"prompt": "a red circle on white", "seed": 1}' -o muse.png
 
 It needs neither Keras nor keras_muse. Requests that come together are computed
@@ -69,7 +69,7 @@ class Muse:
     async def __call__(self, request):
         """A PNG, or what is wrong."""
         try:
-            row = read(json.loads(await request.body()))
+            row = read(await request.body())
         except ValueError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         png, error = await self.batch(row)
@@ -78,10 +78,15 @@ class Muse:
         return Response(png, media_type="image/png")
 
 
-def read(body):
+def read(text):
     """The inputs of a request, or a `ValueError` that tells what is wrong."""
+    wanted = f"the body must be a JSON object with keys of {list(INPUTS)}"
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{wanted}: {error}") from error
     if not isinstance(body, dict) or not set(body) <= set(INPUTS):
-        raise ValueError(f"the body must be JSON with keys of {list(INPUTS)}")
+        raise ValueError(wanted)
     row = {name: default for name, (_, default) in INPUTS.items()} | body
     for name, (kind, _) in INPUTS.items():
         if not isinstance(row[name], kind) or isinstance(row[name], bool):

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import named_tensor_pb2
 
-__all__ = ["build", "run"]
+__all__ = ["build", "run", "text_ops"]
 
 SOURCE = pathlib.Path(__file__).with_name("loader.cc")
 
@@ -27,6 +27,12 @@ def build(folder):
         check=True,
     )
     return program
+
+
+def text_ops():
+    """The library with the op that reads prompts."""
+    folder = pathlib.Path(sysconfig.get_paths()["platlib"])
+    return folder / "tensorflow_text/python/ops/_sentencepiece_tokenizer.so"
 
 
 def run(program, model, requests, folder, xla=False, timeout=600):
@@ -53,11 +59,7 @@ def run(program, model, requests, folder, xla=False, timeout=600):
                     name=name, tensor=tf.make_tensor_proto(value)
                 )
                 writer.write(named.SerializeToString())
-    text_ops = (
-        pathlib.Path(sysconfig.get_paths()["platlib"])
-        / "tensorflow_text/python/ops/_sentencepiece_tokenizer.so"
-    )
-    command = [program, model, text_ops, source, target, *(["xla"] if xla else [])]
+    command = [program, model, text_ops(), source, target, *(["xla"] if xla else [])]
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=timeout
     )

@@ -13,6 +13,7 @@ import keras_muse
 from keras_muse.models import MuseInpaint
 from keras_muse.serving import export, export_preset
 from keras_muse.serving.files import batch_sizes
+from tests.serving.loader import text_ops
 from tests.serving.requests import PROMPTS, inputs, mask_png, png
 from tests.tools import tiny_muse
 
@@ -368,7 +369,9 @@ def test_a_process_without_keras_runs_it(exported, signatures):
 import sys
 for name in ("keras", "jax", "torch", "keras_hub", "keras_muse"):
     sys.modules[name] = None
-import tensorflow as tf, tensorflow_text
+import tensorflow as tf
+# `import tensorflow_text` does the same, and imports Keras for its layers.
+tf.load_op_library({str(text_ops())!r})
 model = tf.saved_model.load({str(exported)!r})
 made = model.signatures["tokens"](
     prompt=tf.constant(["a red circle"]), negative_prompt=tf.constant([""]),
