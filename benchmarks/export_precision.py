@@ -4,7 +4,8 @@
 
 The embedded preset, exported with each precision, makes pictures of held-out captions
 in batches of 8; how many are what the caption says, how many tokens are those of
-float32, how large the export is, and how long a picture takes alone and in a batch.
+float32, how large the export is, and how long the tokens of a picture take, alone and
+in a batch.
 """
 
 import argparse
@@ -52,20 +53,27 @@ def seconds(function, prompts, repeats=5):
 def measure(path, prompts):
     """One export: pictures, fine tokens, and what it costs."""
     model = tf.saved_model.load(str(path))
-    both, tokens = model.signatures["tokens"], model.signatures["decode"]
-    times = seconds(both, prompts)
+    generate, decode = model.signatures["tokens"], model.signatures["decode"]
+    times = seconds(generate, prompts)
     images, ids = [], []
     for start in range(0, len(prompts), 8):
         batch = prompts[start : start + 8]
-        made = both(**inputs(batch, range(start, start + len(batch))))
+        made = generate(**inputs(batch, range(start, start + len(batch))))
         ids.append(np.concatenate([made["tokens_0"], made["tokens_1"]], axis=1))
-        images.append(tokens(tokens=made["tokens_1"])["images"].numpy())
+        images.append(decode(tokens=made["tokens_1"])["images"].numpy())
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return (
         np.concatenate(images),
         np.concatenate(ids),
         {"MB": round(size / 1e6, 1), **times},
     )
+
+
+def instructions():
+    """Whether the processor multiplies bfloat16 or int8 itself."""
+    flags = pathlib.Path("/proc/cpuinfo").read_text()
+    names = [n for n in ("avx512_bf16", "amx_bf16", "avx512_vnni") if n in flags]
+    return "with " + ", ".join(names) if names else "no bfloat16 or int8 instructions"
 
 
 def main():
@@ -96,12 +104,12 @@ def main():
     about = {"tensorflow": tf.__version__, "cores": os.cpu_count()}
     text = markdown(
         f"Exports of the embedded preset, {options.count} held-out captions, "
-        f"{os.cpu_count()} cores without bfloat16 or int8 instructions",
+        f"{os.cpu_count()} cores, {instructions()}",
         table,
     )
     text += (
-        "\nThe weights of this preset are numbers of float16 and stored as such by the "
-        "float32 export, so bfloat16 saves nothing here. "
+        "\nThe weights of this preset are numbers of float16 and are stored as such by "
+        "the float32 export, so that bfloat16 makes it no smaller."
         "\n\nMade by `python benchmarks/export_precision.py`, which tells what it is.\n"
     )
     write("export_precision", {"about": about, "table": table}, text)

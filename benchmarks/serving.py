@@ -31,6 +31,7 @@ from shapes_agreement import markdown, write
 
 from keras_muse import serving
 from keras_muse.data import shapes
+from keras_muse.serving.files import MAX_ENQUEUED_BATCHES
 
 STEPS = (16, 4)
 CLIENTS = (1, 8, 32)
@@ -70,7 +71,7 @@ def tensors(row):
     }
 
 
-def batch_function(model, max_enqueued_batches):
+def batch_function(model):
     """An `ask(row)` over the batch function, and the sizes that it has computed."""
     function = model.signatures["png"]
     sizes = []
@@ -80,7 +81,7 @@ def batch_function(model, max_enqueued_batches):
         max_batch_size=8,
         batch_timeout_micros=20_000,
         allowed_batch_sizes=[1, 2, 4, 8],
-        max_enqueued_batches=max_enqueued_batches,
+        max_enqueued_batches=MAX_ENQUEUED_BATCHES,
     )
     def batched(prompt, negative_prompt, seed, guidance_scale):
         tf.numpy_function(lambda s: sizes.append(len(s)) or s, [seed], tf.int64)
@@ -93,9 +94,9 @@ def batch_function(model, max_enqueued_batches):
         return outputs["png_bytes"], outputs["error"]
 
     # Traced once: each trace would have a queue of its own.
-    one = batched.get_concrete_function(
-        *(tf.TensorSpec([1], kind) for kind in ("string", "string", "int64", "float32"))
-    )
+    kinds = ("string", "string", "int64", "float32")
+    signature = [tf.TensorSpec([1], kind) for kind in kinds]
+    one = tf.function(batched, input_signature=signature).get_concrete_function()
 
     def ask(row):
         try:
@@ -145,7 +146,7 @@ def ray_server(path):
         try:
             for _ in range(300):
                 with contextlib.suppress(requests.ConnectionError):
-                    if requests.get(f"{URL}/-/healthz", timeout=5).ok:
+                    if requests.post(URL, json={"prompt": "a"}, timeout=60).ok:
                         break
                 if server.poll() is not None:
                     break
@@ -228,7 +229,7 @@ def main():
                 said[name] = messages
             print(name, table[name], messages, flush=True)
 
-        ask, sizes = batch_function(model, max_enqueued_batches=16)
+        ask, sizes = batch_function(model)
         # All sizes are compiled before anybody waits, as warm-up requests see to it.
         for size in (1, 2, 4, 8):
             load(ask, known, size, 2.0)
@@ -237,8 +238,8 @@ def main():
             measure(f"batch function, {clients} clients", ask, clients)
             mean = sum(sizes) / len(sizes)
             table[f"batch function, {clients} clients"]["batch"] = round(mean, 1)
-        ask, _ = batch_function(model, max_enqueued_batches=2)
-        measure(f"batch function, {OVERLOAD} clients, room for 16", ask, OVERLOAD)
+        room = 8 * MAX_ENQUEUED_BATCHES
+        measure(f"batch function, {OVERLOAD} clients, room for {room}", ask, OVERLOAD)
         del model, ask
         with ray_server(path) as ask:
             load(ask, known, 8, 10.0)

@@ -37,15 +37,25 @@ def rows(prompts, seeds, negative_prompts=None, guidance_scale=-1.0):
     }
 
 
-def ask_grpc(address, inputs, model="muse", signature="serving_default", timeout=60.0):
+def ask_grpc(
+    address,
+    inputs,
+    model="muse",
+    signature="serving_default",
+    timeout=60.0,
+    label=None,
+):
     """Outputs of a signature, from a server's gRPC port.
 
     Args:
         address: str, such as `"localhost:8500"`.
-        inputs: dict of lists with one entry a row; strings are str or bytes.
+        inputs: dict of lists with one entry a row, as many as the `max_batch` of the
+            export; strings are str or bytes.
         model: str. Name of the model.
         signature: str.
         timeout: float. Seconds.
+        label: str. Label of the version. Defaults to the newest version, whatever its
+            label.
 
     Returns:
         dict of numpy arrays.
@@ -57,6 +67,8 @@ def ask_grpc(address, inputs, model="muse", signature="serving_default", timeout
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
+    if label is not None:
+        request.model_spec.version_label = label
     for name, values in inputs.items():
         if name not in DTYPES:
             values = [v.encode() if isinstance(v, str) else v for v in values]
@@ -68,7 +80,7 @@ def ask_grpc(address, inputs, model="muse", signature="serving_default", timeout
     return {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
 
 
-def ask_rest(url, inputs, model="muse", signature="png", timeout=60.0):
+def ask_rest(url, inputs, model="muse", signature="png", timeout=60.0, label=None):
     """Outputs of a signature, from a server's REST port.
 
     Pixels are long as JSON: of `png`, answers are a hundred times shorter than of
@@ -79,7 +91,9 @@ def ask_rest(url, inputs, model="muse", signature="png", timeout=60.0):
         inputs: dict of lists with one entry a row, as of `ask_grpc`.
         model: str. Name of the model.
         signature: str.
-        timeout: float. Seconds.
+        timeout: float. Seconds; the server itself gives up after 30, if it is not
+            started with `--rest_api_timeout_in_ms`.
+        label: str. Label of the version. Defaults to the newest version.
 
     Returns:
         dict of lists.
@@ -92,8 +106,9 @@ def ask_rest(url, inputs, model="muse", signature="png", timeout=60.0):
         {name: _to_json(value) for name, value in zip(inputs, row)}
         for row in zip(*inputs.values())
     ]
+    version = "" if label is None else f"/labels/{label}"
     response = requests.post(
-        f"{url}/v1/models/{model}:predict",
+        f"{url}/v1/models/{model}{version}:predict",
         json={"signature_name": signature, "instances": instances},
         timeout=timeout,
     )
@@ -124,14 +139,17 @@ def main():
     parser.add_argument("--grpc", metavar="HOST:PORT")
     parser.add_argument("--rest", metavar="URL")
     parser.add_argument("--model", default="muse")
+    parser.add_argument("--label")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path())
     options = parser.parse_args()
     if bool(options.grpc) == bool(options.rest):
         parser.error("one of --grpc and --rest is needed")
+    options.folder.mkdir(parents=True, exist_ok=True)
     ask, server = (ask_grpc, options.grpc) if options.grpc else (ask_rest, options.rest)
     seeds = range(options.seed, options.seed + len(options.prompts))
-    answers = ask(server, rows(options.prompts, seeds), options.model, "png")
+    inputs = rows(options.prompts, seeds)
+    answers = ask(server, inputs, options.model, "png", label=options.label)
     for number, (png, error) in enumerate(zip(answers["png_bytes"], answers["error"])):
         # One bad row does not spoil the others.
         if error:

@@ -4,7 +4,7 @@ pip install "ray[serve]" tensorflow tensorflow-text
 MUSE_MODEL=$PWD/served/muse/1 PYTHONPATH=guides serve run serve_ray:app
 curl -s localhost:8000 -d '{"prompt": "a red circle on white", "seed": 1}' -o muse.png
 
-It needs neither Keras nor keras_muse. Requests that come together are computed
+It needs no keras_muse. Requests that come together are computed
 together; when too many wait, further ones get a 503 at once.
 """
 
@@ -91,8 +91,14 @@ def read(text):
     for name, (kind, _) in INPUTS.items():
         if not isinstance(row[name], kind) or isinstance(row[name], bool):
             raise ValueError(f"`{name}` must not be {row[name]!r}")
+    # What TensorFlow would not take fails all requests that are computed with it.
     if not -(2**63) <= row["seed"] < 2**63:
-        raise ValueError(f"`seed` must not be {row['seed']}")
+        raise ValueError("`seed` must lie in [-2^63, 2^63)")
+    if not abs(row["guidance_scale"]) < 1e30:
+        raise ValueError("`guidance_scale` must be a number of float32")
+    for name in ("prompt", "negative_prompt"):
+        # Half of a surrogate pair is JSON, and no UTF-8: a `ValueError`, too.
+        row[name].encode()
     return row
 
 

@@ -1,6 +1,7 @@
 """`keras-muse export`: a preset as a model of TF Serving."""
 
 import pathlib
+import sys
 
 from keras_muse import serving
 from keras_muse.cli.options import LAYOUT, positive
@@ -68,6 +69,7 @@ def add_commands(commands):
 def run_export(options):
     """Exports the preset."""
     steps = options.steps
+    print(f"exporting with {options.backend}: a minute or so", file=sys.stderr)
     path = serving.export_preset(
         options.preset,
         options.folder / str(options.version),

@@ -36,6 +36,9 @@ class Core(tf.Module):
             size of the last stage and (B, H, W) bool masks to image tokens, masked
             where a mask is true.
         pixels: from the image tokens of the last stage to (B, H, W, 3) uint8 images.
+
+    The last two compute one row after another: a convolution may round differently in
+    another batch, and a pixel be another by 1 of 255.
     """
 
     def __init__(self, muse):
@@ -69,24 +72,28 @@ class Core(tf.Module):
             shape = backbone.image_shape
             inputs = [(shape, "uint8"), (shape[:2], "bool")]
             layers = [tokenizer.encoder, tokenizer.quantizer]
-            self.start.append(self._function(layers, start, inputs))
+            row = tf.TensorSpec([transformer.num_tokens], tf.int32)
+            self.start.append(self._function(layers, start, inputs, row))
         tokenizer, transformer = backbone.stages[-1]
         self.pixels = self._function(
             [tokenizer.quantizer, tokenizer.decoder],
             lambda tokens: pixels_of(tokenizer, tokens, transformer.grid_size),
             [((transformer.num_tokens,), "int32")],
+            tf.TensorSpec(backbone.image_shape, tf.uint8),
         )
         self.weights = [variable for _, variable in self.stored.values()]
         # SavedModel would follow the Keras variables as well.
         del self.stored
 
-    def _function(self, layers, function, inputs):
+    def _function(self, layers, function, inputs, row=None):
         """A function of TensorFlow tensors with any number of rows.
 
         Args:
             layers: Keras layers with all the weights that `function` reads.
             function: function of `keras.ops`.
             inputs: list of (shape of a row, dtype).
+            row: optional `tf.TensorSpec` of a row of the output; with it, rows are
+                computed one after another.
         """
         variables = {id(v): v for layer in layers for v in layer.weights}.values()
         stored = [self._store(variable) for variable in variables]
@@ -97,7 +104,13 @@ class Core(tf.Module):
 
         def call(*args):
             values = [tf.cast(s, v.dtype) for s, v in zip(stored, variables)]
-            return pure(values, *args)
+            if row is None:
+                return pure(values, *args)
+            return tf.map_fn(
+                lambda one: pure(values, *(value[None] for value in one))[0],
+                args,
+                fn_output_signature=row,
+            )
 
         signature = [tf.TensorSpec([None, *shape], dtype) for shape, dtype in inputs]
         return traced(call, signature)

@@ -1,6 +1,6 @@
 """The files of a version, and those beside it that a server is started with."""
 
-import json
+import collections
 import os
 import pathlib
 import re
@@ -9,16 +9,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_text
+from google.protobuf import text_format
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tensorflow_serving.config import model_server_config_pb2
 
 import keras_muse
 from keras_muse.presets.loading import sha256_of
 from keras_muse.serving.rows import MAX_GUIDANCE, MAX_PROMPT_BYTES, OWN_GUIDANCE
 from keras_muse.serving.signatures import Served
 
-__all__ = ["batch_sizes", "example_inputs", "write_server_files", "write_version"]
+__all__ = ["ServerFiles", "batch_sizes", "write_version"]
 
-# A version and its labels, as written below.
-_LABEL = re.compile(r'version_labels \{ key: "([^"]+)" value: (\d+) \}')
+# Of each signature. On a CPU a batch takes seconds: a client of the last one waits for
+# a minute, which is the patience of most.
+MAX_ENQUEUED_BATCHES = 4
 
 
 def batch_sizes(max_batch):
@@ -58,11 +62,11 @@ def write_version(muse, folder, path, max_batch, warm_up):
             muse.backbone.image_shape,
         )
     (folder / "model_card.md").write_text(
-        _card(muse, folder, path, signatures, max_batch)
+        _card(muse, served, folder, path, signatures, max_batch)
     )
 
 
-def example_inputs(signature, size, image_shape):
+def _example_inputs(signature, size, image_shape):
     """Inputs of a signature with `size` rows: dict of numpy arrays.
 
     Args:
@@ -91,55 +95,88 @@ def example_inputs(signature, size, image_shape):
     }
 
 
-def write_server_files(path, max_batch, label):
-    """Writes `models.config` and `batching_parameters.txt` beside a version.
+class ServerFiles:
+    """What a server is started with: `models.config` and `batching_parameters.txt`.
+
+    They are read at once, so that what an export cannot go on with is known before it
+    begins. Of what people wrote there nothing is changed but the versions and labels
+    of this model.
 
     Args:
         path: path `BASE/VERSION`.
-        max_batch: int.
-        label: str. Points to this version from now on; others stay where they are, as
-            long as their version is there.
+        max_batch: int. Rows of the version's largest batch.
+
+    Raises:
+        ValueError: if `models.config` is no config of a server, or the batches that
+            `batching_parameters.txt` allows are not `max_batch`.
     """
-    base, version = path.parent, int(path.name)
-    versions = sorted(int(p.name) for p in base.iterdir() if p.name.isdigit())
-    config = base / "models.config"
-    labels = {}
-    if config.exists():
-        labels = {k: int(v) for k, v in _LABEL.findall(config.read_text())}
-    labels = {k: v for k, v in {**labels, label: version}.items() if v in versions}
-    lines = [
-        "model_config_list {",
-        "  config {",
-        f"    name: {json.dumps(base.name)}",
-        f"    base_path: {json.dumps(str(base))}",
-        '    model_platform: "tensorflow"',
-        "    model_version_policy { specific {",
-        *(f"      versions: {number}" for number in versions),
-        "    } }",
-        *(
-            f'    version_labels {{ key: "{key}" value: {number} }}'
-            for key, number in sorted(labels.items())
-        ),
-        "  }",
-        "}",
-    ]
-    _replace(config, lines)
-    _replace(
-        base / "batching_parameters.txt",
-        [
-            f"max_batch_size {{ value: {max_batch} }}",
-            "batch_timeout_micros { value: 20000 }",
-            # What waits longer is refused, UNAVAILABLE, in place of piling up.
-            "max_enqueued_batches { value: 16 }",
-            "num_batch_threads { value: 1 }",
-            *(f"allowed_batch_sizes: {size}" for size in batch_sizes(max_batch)),
-        ],
-    )
+
+    def __init__(self, path, max_batch):
+        self.path, self.max_batch = path, max_batch
+        self.config_file = path.parent / "models.config"
+        self.batching_file = path.parent / "batching_parameters.txt"
+        self.config = model_server_config_pb2.ModelServerConfig()
+        if self.config_file.exists():
+            try:
+                text_format.Parse(self.config_file.read_text(), self.config)
+            except (text_format.ParseError, UnicodeDecodeError) as error:
+                raise ValueError(
+                    f"`{self.config_file}` must be a config of TF Serving: {error}"
+                ) from error
+        if self.batching_file.exists():
+            found = re.search(
+                r"max_batch_size\s*\{\s*value\s*:\s*(\d+)",
+                self.batching_file.read_text(),
+            )
+            if found is None or int(found[1]) != max_batch:
+                allowed = "none" if found is None else found[1]
+                raise ValueError(
+                    f"`max_batch` must be what `{self.batching_file}` has for all "
+                    f"versions, {allowed}: received {max_batch}. Change one of them."
+                )
+
+    def write(self, label):
+        """Adds the version, with its label.
+
+        Labels that were there stay, but those of versions that are gone; versions
+        without a label are not served.
+
+        Args:
+            label: str.
+        """
+        base, name = self.path.parent, self.path.parent.name
+        models = self.config.model_config_list.config
+        model = next((model for model in models if model.name == name), None)
+        if model is None:
+            model = models.add(
+                name=name, base_path=str(base), model_platform="tensorflow"
+            )
+        model.version_labels[label] = int(self.path.name)
+        for key, version in list(model.version_labels.items()):
+            if not (base / str(version)).is_dir():
+                del model.version_labels[key]
+        policy = model.model_version_policy
+        # "latest" and "all" are somebody's own choice.
+        if policy.WhichOneof("policy_choice") in (None, "specific"):
+            versions = sorted(set(model.version_labels.values()))
+            policy.specific.versions[:] = versions
+        _replace(self.config_file, text_format.MessageToString(self.config))
+        if not self.batching_file.exists():
+            sizes = batch_sizes(self.max_batch)
+            lines = [
+                f"max_batch_size {{ value: {self.max_batch} }}",
+                "batch_timeout_micros { value: 20000 }",
+                # What would wait longer is refused, UNAVAILABLE.
+                f"max_enqueued_batches {{ value: {MAX_ENQUEUED_BATCHES} }}",
+                "num_batch_threads { value: 1 }",
+                *(f"allowed_batch_sizes: {size}" for size in sizes),
+            ]
+            _replace(self.batching_file, "\n".join(lines) + "\n")
 
 
-def _replace(path, lines):
+def _replace(path, text):
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text("\n".join(lines) + "\n")
+    beside.write_text(text)
     beside.replace(path)
 
 
@@ -151,14 +188,12 @@ def _specs(signature):
 
 
 def _write_warm_up(file, model, requests, signatures, image_shape):
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-
     with tf.io.TFRecordWriter(str(file)) as writer:
         for name, size in requests:
             request = predict_pb2.PredictRequest()
             request.model_spec.name = model
             request.model_spec.signature_name = name
-            inputs = example_inputs(signatures[name], size, image_shape)
+            inputs = _example_inputs(signatures[name], size, image_shape)
             for key, value in inputs.items():
                 request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
             log = prediction_log_pb2.PredictLog(request=request)
@@ -166,14 +201,16 @@ def _write_warm_up(file, model, requests, signatures, image_shape):
             writer.write(record.SerializeToString())
 
 
-def _card(muse, folder, path, signatures, max_batch):
+def _card(muse, served, folder, path, signatures, max_batch):
     """The text of `model_card.md`."""
     backbone = muse.backbone
     height, width, _ = backbone.image_shape
     length = muse.preprocessor.sequence_length
     weights = pathlib.Path(folder) / "variables/variables.data-00000-of-00001"
     jax = keras.config.backend() == "jax"
-    policies = sorted({p.dtype_policy.name for p in backbone.transformers})
+    stored = collections.Counter()
+    for weight in served.core.weights:
+        stored[weight.dtype.name] += int(np.prod(weight.shape))
     lines = [
         f"# {path.parent.name}, version {path.name}",
         "",
@@ -191,12 +228,14 @@ def _card(muse, folder, path, signatures, max_batch):
         lines.append(f"| `{name}` | {inputs} | {outputs} |")
     lines += [
         "",
-        "B rows in, B rows out; a row depends on itself alone, not on its batch.",
+        "B rows in, B rows out. Tokens and pixels of a row do not change with its "
+        "batch (measured on CPUs).",
         "",
         f"- `prompt`, `negative_prompt`: UTF-8 of at most {MAX_PROMPT_BYTES} bytes. "
         "The empty string is no prompt, and what guidance leads away from by default. "
         f"Of more than {length} tokens the last are cut off, without a word.",
-        "- `seed`: in [-2^31, 2^31). The same prompt and seed make the same picture.",
+        "- `seed`: in [-2^31, 2^31). The same prompt and seed make the same picture; "
+        "computed in float32 or int8, of the same image tokens as `generate`.",
         f"- `guidance_scale`: in [0, {MAX_GUIDANCE:g}] for all stages; 1 is none; "
         f"{OWN_GUIDANCE:g} takes those below.",
         f"- `image_bytes`, `mask_bytes`: PNG or JPEG of {width} x {height} pixels; a "
@@ -216,9 +255,11 @@ def _card(muse, folder, path, signatures, max_batch):
         lines.append(f"| {index} | {transformer.num_tokens} | {steps} | {text} |")
     lines += [
         "",
-        f"- Batches of at most {max_batch}, padded to {batch_sizes(max_batch)}.",
-        f"- Dtype policy of the transformers: {', '.join(policies)}. Weights that are "
-        "numbers of float16 are stored as such.",
+        f"- A request has at most {max_batch} rows, which is also the largest batch; "
+        f"a server pads to {batch_sizes(max_batch)}.",
+        "- Numbers stored: "
+        + ", ".join(f"{count:,} {name}" for name, count in sorted(stored.items()))
+        + ". Those of float16 were so before, and are computed with in float32.",
         f"- Weights: {weights.stat().st_size:,} bytes, SHA-256 `{sha256_of(weights)}`.",
         f"- Made with keras_muse {keras_muse.__version__}, Keras {keras.__version__}, "
         f"TensorFlow {tf.__version__}, TensorFlow Text {tensorflow_text.__version__}. "

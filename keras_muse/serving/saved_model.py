@@ -32,10 +32,12 @@ def export(
 ):
     """Exports a Muse as a SavedModel: strings in, pictures out, no Python in between.
 
-    Signatures, all with one entry a row, see the `model_card.md` of the export:
+    Needs `tensorflow-serving-api` (`keras-muse[serving]`). Signatures, all with one
+    entry a row, see the `model_card.md` of the export:
     `serving_default` (prompt, negative_prompt, seed, guidance_scale -> images,
     png_bytes, error), `png`, `tokens`, `inpaint` and `decode`. The same prompt and seed
-    make the same image tokens as `generate` does, on every backend and in every batch.
+    make the same image tokens as `generate` does on every backend, in every batch; but
+    in bfloat16, which TensorFlow rounds in other places in a graph.
 
     The folder is written beside its place and renamed, so that a watching server never
     sees half of it. Beside it are `models.config`, with a label for the version, and
@@ -53,16 +55,16 @@ def export(
             samplers.
         stages: int. How many stages, from the base on; with fewer, pictures are smaller
             and sooner there. Defaults to all.
-        max_batch: int, at least 1. The largest batch. A server pads batches to a power
-            of 2, or to this. Defaults to 8.
+        max_batch: int, at least 1. The largest batch, the same for all versions. A
+            server pads batches to a power of 2, or to this. Defaults to 8.
         precision: `"float32"`, `"bfloat16"` or `"int8"`, see
             `MuseTextToImage.quantize`. Defaults to that of the task. What it costs is
             in benchmarks/results/export_precision.md. Weights that are numbers of
-            float16 are stored as such, and computed with in float32.
+            float16 are stored as such, and become float32 in each request.
         label: str. Label of this version in `models.config`. Other labels there stay.
             Defaults to `"stable"`.
         warm_up: bool. Whether to write warm-up requests, which a server answers before
-            it takes others. Needs `tensorflow-serving-api`. Defaults to `True`.
+            it takes others. Defaults to `True`.
         backend: `"tensorflow"` or `"jax"`. What computes within the SavedModel. One of
             JAX is a program of XLA: the server needs
             `--xla_cpu_compilation_enabled=true` (or `--xla_gpu_...`). If it is not the
@@ -76,15 +78,23 @@ def export(
         TypeError, ValueError: if an argument is out of range, or the task has no
             preprocessor.
         FileExistsError: if the version is there.
-        ImportError: if there are warm-up requests to write and no
-            `tensorflow-serving-api`.
+        ImportError: if there is no `tensorflow-serving-api`, or not the backend.
         RuntimeError: if the other process failed, with what it said.
     """
-    path = _checked(path, max_batch, precision, label, warm_up, backend)
+    path = _checked(path, max_batch, precision, label, backend)
     muse = _selected(muse, num_steps, stages)
+    if precision == "int8" and _is_int8(muse):
+        precision = None
     if precision is not None or backend != keras.config.backend():
+        if _is_int8(muse):
+            raise ValueError(
+                "`precision` must be None or 'int8', and `backend` that of this "
+                f"process, for a model of int8: received precision={precision!r}, "
+                f"backend={backend!r}."
+            )
         # A preset is what every backend and every precision can be loaded from.
-        with tempfile.TemporaryDirectory() as folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".preset-", dir=path.parent) as folder:
             muse.save_to_preset(folder)
             return export_preset(
                 folder,
@@ -128,7 +138,7 @@ def export_preset(
     Raises:
         TypeError, ValueError, FileExistsError, ImportError, RuntimeError: as `export`.
     """
-    path = _checked(path, max_batch, precision, label, warm_up, backend)
+    path = _checked(path, max_batch, precision, label, backend)
     if backend != keras.config.backend():
         command = ["export", str(preset), str(path.parent), "--version", path.name]
         command += ["--max-batch", str(max_batch), "--label", label]
@@ -144,15 +154,20 @@ def export_preset(
     dtype = None if precision == "int8" else precision
     options = {} if dtype is None else {"dtype": dtype}
     muse = MuseTextToImage.from_preset(preset, **options)
-    if precision == "int8":
+    if precision == "int8" and not _is_int8(muse):
         muse.quantize("int8")
     return _write(_selected(muse, num_steps, stages), path, max_batch, label, warm_up)
 
 
-def _checked(path, max_batch, precision, label, warm_up, backend):
+def _is_int8(muse):
+    return any(str(weight.dtype) == "int8" for weight in muse.backbone.weights)
+
+
+def _checked(path, max_batch, precision, label, backend):
     path = pathlib.Path(path).absolute()
-    # What a server reads as a version.
-    if not (path.name.isascii() and path.name.isdigit() and int(path.name) > 0):
+    # What a server reads as a version, written in one way.
+    name = path.name
+    if not (name.isascii() and name.isdigit() and name == str(int(name)) != "0"):
         raise ValueError(
             "`path` must end in a version, an int above 0, as in 'served/muse/1': "
             f"received {str(path)!r}."
@@ -176,10 +191,9 @@ def _checked(path, max_batch, precision, label, warm_up, backend):
         raise ValueError(
             f"`label` must be made of letters, digits and '-': received {label!r}."
         )
-    if warm_up and importlib.util.find_spec("tensorflow_serving") is None:
+    if importlib.util.find_spec("tensorflow_serving") is None:
         raise ImportError(
-            "Warm-up requests need `tensorflow-serving-api`: install "
-            "`keras-muse[serving]`, or pass `warm_up=False` (`--no-warm-up`)."
+            "An export needs `tensorflow-serving-api`: install `keras-muse[serving]`."
         )
     if importlib.util.find_spec(backend) is None:
         raise ImportError(
@@ -211,8 +225,9 @@ def _selected(muse, num_steps, stages):
 
 
 def _write(muse, path, max_batch, label, warm_up):
-    from keras_muse.serving.files import write_server_files, write_version
+    from keras_muse.serving.files import ServerFiles, write_version
 
+    server_files = ServerFiles(path, max_batch)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name that is no number, which no server takes for a version.
     beside = pathlib.Path(tempfile.mkdtemp(prefix=".export-", dir=path.parent))
@@ -222,7 +237,7 @@ def _write(muse, path, max_batch, label, warm_up):
         os.rename(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    write_server_files(path, max_batch, label)
+    server_files.write(label)
     return path
 
 
@@ -230,7 +245,8 @@ def _run(command, backend):
     """`keras-muse COMMAND` in a process with another backend."""
     done = subprocess.run(
         [sys.executable, "-m", "keras_muse", *command],
-        env={**os.environ, "KERAS_BACKEND": backend},
+        # An export computes nothing, and this process may hold the accelerator.
+        env={**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

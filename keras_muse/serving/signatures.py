@@ -13,6 +13,7 @@ from keras_muse.serving.rows import (
     read_pictures,
     seed_check,
 )
+from keras_muse.text import MuseTokenizer
 
 __all__ = ["Served"]
 
@@ -32,9 +33,8 @@ class Served(tf.Module):
     """A Muse as the functions of a server.
 
     Every input has B rows, and what a row gives depends on nothing but itself: noise
-    comes from its own seed, and pixels are computed row by row, as a convolution may
-    round differently in another batch. A row that cannot be served has a message in
-    `error`, a black picture, no PNG and tokens of -1.
+    comes from its own seed, pixels are computed row by row. A row that cannot be served
+    has a message in `error`, a black picture, no PNG and tokens of -1.
 
     Args:
         muse: `keras_muse.models.MuseTextToImage`.
@@ -45,7 +45,8 @@ class Served(tf.Module):
         self.core = Core(muse)
         self._muse = _Hidden(muse)
         self._read_prompts = traced(
-            muse.preprocessor.generate_preprocess, [PROMPT_INPUTS["prompt"]]
+            _in_graphs(muse.preprocessor).generate_preprocess,
+            [PROMPT_INPUTS["prompt"]],
         )
 
     def signatures(self):
@@ -60,7 +61,7 @@ class Served(tf.Module):
 
         def serving_default(prompt, negative_prompt, seed, guidance_scale):
             tokens, error = shared(prompt, negative_prompt, seed, guidance_scale)
-            return self._pictures(tokens[-1], error)
+            return _outputs(self.core.pixels(tokens[-1]), error)
 
         def png(prompt, negative_prompt, seed, guidance_scale):
             outputs = serving_default(prompt, negative_prompt, seed, guidance_scale)
@@ -112,16 +113,9 @@ class Served(tf.Module):
             (is_mask, f"`mask_bytes` {wanted}"),
             *_prompt_checks(*inputs),
         )
-        starts = [
-            _each_row(
-                start,
-                (pictures, masks[..., 0]),
-                tf.TensorSpec([transformer.num_tokens], tf.int32),
-            )
-            for start, transformer in zip(self.core.start, backbone.transformers)
-        ]
+        starts = [start(pictures, masks[..., 0]) for start in self.core.start]
         tokens = self._fill(starts, *inputs, error)
-        images = tf.where(masks, self._pixels(tokens[-1]), pictures)
+        images = tf.where(masks, self.core.pixels(tokens[-1]), pictures)
         return _outputs(images, error)
 
     def _decode(self, tokens):
@@ -130,7 +124,7 @@ class Served(tf.Module):
         wanted = f"`tokens` must lie in [0, {transformer.mask_id})."
         with tf.control_dependencies(check_batch(tokens=tokens)):
             error = errors_of((tf.reduce_all(right, axis=1), wanted))
-        return self._pictures(tf.where(right, tokens, 0), error)
+        return _outputs(self.core.pixels(tf.where(right, tokens, 0)), error)
 
     def _fill(self, starts, prompt, negative_prompt, seed, guidance_scale, error):
         """Tokens of every stage; those of rows with an error mean nothing."""
@@ -180,12 +174,14 @@ class Served(tf.Module):
         mask = tf.ensure_shape(rows["padding_mask"], shape)
         return self.core.text(ids, mask), mask
 
-    def _pixels(self, tokens):
-        shape = self._muse.value.backbone.image_shape
-        return _each_row(self.core.pixels, (tokens,), tf.TensorSpec(shape, tf.uint8))
 
-    def _pictures(self, tokens, error):
-        return _outputs(self._pixels(tokens), error)
+def _in_graphs(preprocessor):
+    """The preprocessor with a tokenizer that can be part of a graph."""
+    tokenizer = preprocessor.tokenizer
+    if isinstance(tokenizer, MuseTokenizer):
+        return preprocessor
+    tokenizer = MuseTokenizer(proto=tokenizer.proto)
+    return type(preprocessor)(tokenizer, preprocessor.sequence_length)
 
 
 class _Hidden:
@@ -201,15 +197,6 @@ def _prompt_checks(prompt, negative_prompt, seed, guidance_scale):
         prompt_check("negative_prompt", negative_prompt),
         seed_check(seed),
         guidance_check(guidance_scale),
-    )
-
-
-def _each_row(function, inputs, spec):
-    """A function of batches, called with one row at a time."""
-    return tf.map_fn(
-        lambda row: function(*(value[None] for value in row))[0],
-        inputs,
-        fn_output_signature=spec,
     )
 
 

@@ -1,18 +1,25 @@
 """What an export computes, whichever backend the Muse was on."""
 
 import re
+import shutil
 import subprocess
 import sys
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_muse
-from keras_muse.models import MuseInpaint
+from keras_muse.models import (
+    MuseInpaint,
+    MuseTextToImage,
+    MuseTextToImagePreprocessor,
+)
 from keras_muse.serving import export, export_preset
 from keras_muse.serving.files import batch_sizes
+from tests.serving.conftest import SAMPLERS
 from tests.serving.loader import text_ops
 from tests.serving.requests import PROMPTS, inputs, mask_png, png
 from tests.tools import tiny_muse
@@ -119,12 +126,11 @@ def test_a_row_does_not_see_its_batch(signatures, pictures):
 @pytest.mark.slow
 @about_the_export_alone
 def test_a_bad_row_has_an_error_and_its_mates_their_pictures(signatures):
-    long = b"x" * 16385
     good = inputs([b"a red circle"] * 9, range(9), 2.0)
     bad = {name: value.copy() for name, value in good.items()}
     bad["prompt"][1] = b"\xff\xfe"
     bad["negative_prompt"][2] = b"a\xed\xa0\x80"
-    bad["prompt"][3] = long
+    bad["prompt"][3] = "é".encode() * 500_000
     bad["seed"][4] = 2**31
     bad["guidance_scale"][5:8] = [np.nan, -2.0, np.inf]
     bad["guidance_scale"][8] = 100.5
@@ -203,6 +209,7 @@ def test_a_batch_without_rows_or_pairs_is_refused(signatures):
 
 def test_the_files_of_a_version(exported, signatures):
     from google.protobuf import text_format
+    from tensorflow.core.protobuf import saved_model_pb2
     from tensorflow_serving.config import model_server_config_pb2
 
     assert sorted(p.name for p in exported.parent.iterdir()) == [
@@ -217,11 +224,22 @@ def test_the_files_of_a_version(exported, signatures):
     (model,) = config.model_config_list.config
     assert model.name == "tiny" and model.base_path == str(exported.parent)
     assert model.version_labels == {"stable": 1}
+    assert model.model_platform == "tensorflow"
     assert list(model.model_version_policy.specific.versions) == [1]
     batching = (exported.parent / "batching_parameters.txt").read_text()
     assert re.findall(r"allowed_batch_sizes: (\d+)", batching) == ["1", "2", "4", "6"]
     assert "max_batch_size { value: 6 }" in batching
-    assert not list(exported.rglob("*.py")) + list(exported.rglob("*.pkl"))
+    graph = saved_model_pb2.SavedModel.FromString(
+        (exported / "saved_model.pb").read_bytes()
+    ).meta_graphs[0]
+    nodes = [*graph.graph_def.node]
+    for function in graph.graph_def.library.function:
+        nodes += function.node_def
+    ops = {node.op for node in nodes}
+    assert "SentencepieceOp" in ops
+    # Nothing of Python, and nothing of XLA, which servers have switched off.
+    assert not [op for op in ops if "PyFunc" in op or "Xla" in op]
+    assert not [node.name for node in nodes if "_XlaMustCompile" in node.attr]
 
     card = (exported / "model_card.md").read_text()
     for name, signature in signatures.items():
@@ -262,16 +280,36 @@ def test_batch_sizes():
 
 @pytest.mark.slow
 @about_the_export_alone
-def test_the_next_version(muse, exported, monkeypatch):
+def test_the_next_version(muse, exported, tmp_path):
     """Labels stay where they are; what is there is not written over."""
+    shutil.copytree(exported.parent, tmp_path / "served")
     with pytest.raises(FileExistsError, match="export the next version"):
-        muse.export(exported)
-    second = muse.export(
-        exported.parent / "2", label="canary", warm_up=False, num_steps=1, stages=1
+        muse.export(tmp_path / "served/1")
+    queue = tmp_path / "served/batching_parameters.txt"
+    queue.write_text(queue.read_text() + "# mine\n")
+    with pytest.raises(ValueError, match="`max_batch` must be what .* has .*, 6: rec"):
+        muse.export(tmp_path / "served/2")
+    config = tmp_path / "served/models.config"
+    text = config.read_text().replace('"tiny"', '"served"')
+    text = text.replace(str(exported.parent), "/models/served")
+    other = 'config { name: "other" base_path: "/models/other" }'
+    config.write_text(
+        text.replace("model_config_list {", f"model_config_list {{ {other}")
     )
-    config = (exported.parent / "models.config").read_text()
-    assert 'key: "stable" value: 1' in config and 'key: "canary" value: 2' in config
+    second = muse.export(
+        tmp_path / "served/2",
+        label="canary",
+        warm_up=False,
+        num_steps=1,
+        stages=1,
+        max_batch=6,
+    )
+    config = (tmp_path / "served/models.config").read_text()
     assert re.findall("versions: (.)", config) == ["1", "2"]
+    # What people wrote stays: other models, paths, numbers of the queue.
+    assert 'name: "other"' in config and 'base_path: "/models/served"' in config
+    assert re.findall('key: "(.*)"', config) == ["canary", "stable"]
+    assert queue.read_text().endswith("# mine\n")
     model = tf.saved_model.load(str(second))
     made = call(model.signatures["tokens"], inputs(PROMPTS, SEEDS))
     # One stage, whose first step is its last.
@@ -289,6 +327,7 @@ def test_the_next_version(muse, exported, monkeypatch):
     [
         ({"path": "served/muse"}, "must end in a version"),
         ({"path": "served/0"}, "must end in a version"),
+        ({"path": "served/007"}, "must end in a version"),
         ({"max_batch": 0}, "`max_batch` must be at least 1"),
         ({"precision": "float8"}, "`precision` must be one of"),
         ({"backend": "torch"}, "`backend` must be one of 'tensorflow', 'jax'"),
@@ -303,17 +342,33 @@ def test_wrong_arguments(muse, tmp_path, arguments, error):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+@about_the_export_alone
 def test_nothing_is_left_of_an_export_that_fails(muse, tmp_path, monkeypatch):
     from keras_muse.serving import files
 
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(files, "write_version", fail)
-    monkeypatch.setattr("keras_muse.serving.saved_model._run", fail)
+    # The SavedModel is there by then.
+    monkeypatch.setattr(files, "_card", fail)
     with pytest.raises(OSError, match="disk full"):
         muse.export(tmp_path / "tiny/1", warm_up=False)
-    assert not list(tmp_path.rglob("*export-*")) + list(tmp_path.rglob("1"))
+    assert not list((tmp_path / "tiny").iterdir())
+
+
+@pytest.mark.slow
+@about_the_export_alone
+def test_a_tokenizer_of_keras_hub(muse, tmp_path):
+    """It keeps its vocabulary outside of graphs; the export has one within."""
+    tokenizer = keras_hub.models.T5Tokenizer(proto=muse.preprocessor.tokenizer.proto)
+    other = MuseTextToImage(
+        muse.backbone, MuseTextToImagePreprocessor(tokenizer, 8), SAMPLERS
+    )
+    path = other.export(tmp_path / "tiny/1", warm_up=False, stages=1)
+    model = tf.saved_model.load(str(path))
+    made = call(model.signatures["tokens"], inputs(PROMPTS, SEEDS))
+    np.testing.assert_array_equal(made["tokens_0"], tokens_of(muse, PROMPTS, SEEDS)[0])
 
 
 def test_what_another_process_says_is_told(tmp_path):
@@ -355,9 +410,15 @@ def test_precisions(muse, exported, tmp_path, precision):
     weights = "variables/variables.data-00000-of-00001"
     smaller = (path / weights).stat().st_size / (exported / weights).stat().st_size
     assert smaller < 0.8
-    assert ("bfloat16" if precision == "bfloat16" else "int8") in (
-        path / "model_card.md"
-    ).read_text()
+    # A row does not see its batch, in no precision.
+    values = inputs(PROMPTS, SEEDS, [-1.0, 1.0, 3.0, 2.0] * 2)
+    together = call(model.signatures["tokens"], values)
+    for rows in ([0], [2, 1], [5, 3, 7]):
+        apart = {name: value[rows] for name, value in values.items()}
+        apart = call(model.signatures["tokens"], apart)
+        np.testing.assert_array_equal(apart["tokens_1"], together["tokens_1"][rows])
+    stored = re.search("Numbers stored: (.*)", (path / "model_card.md").read_text())[1]
+    assert re.search(rf"\d,\d+ {precision}", stored)
 
 
 @pytest.mark.slow
