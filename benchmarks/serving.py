@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -102,7 +103,8 @@ def batch_function(model):
         try:
             png, error = one(*tensors(row).values())
         except tf.errors.UnavailableError as error:
-            raise Refused(error.message) from error
+            # Behind a listing of where the op was made.
+            raise Refused(re.search(r"The batch .*is full", str(error))[0]) from error
         assert not error.numpy()[0], error
         return png.numpy()[0]
 
@@ -257,7 +259,11 @@ def main():
         f"cores, {options.seconds:g} s a row",
         table,
     )
-    text += "\nWhat was said to those who were refused:\n\n"
+    text += (
+        "\n`batch` is the mean size of a batch. A server of Ray has one of the cores for "
+        "a replica\n(`num_cpus` of the example), the batch function all.\n"
+        "\nWhat was said to those who were refused:\n\n"
+    )
     for name, messages in said.items():
         text += f"- {name}: `{json.dumps(max(messages, key=messages.get))}`\n"
     text += "\nMade by `python benchmarks/serving.py`, which tells what it is.\n"
