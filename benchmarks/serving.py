@@ -260,8 +260,8 @@ def main():
         table,
     )
     text += (
-        "\n`batch` is the mean size of a batch. A server of Ray has one of the cores for "
-        "a replica\n(`num_cpus` of the example), the batch function all.\n"
+        "\n`batch` is the mean size of a batch. A server of Ray has one of the cores "
+        "for a replica\n(`num_cpus` of the example), the batch function all.\n"
         "\nWhat was said to those who were refused:\n\n"
     )
     for name, messages in said.items():
