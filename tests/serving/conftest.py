@@ -1,9 +1,12 @@
 """A small Muse and its export, once for all tests."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from keras_muse.decoding import Sampler
+from tests.serving import loader
 from tests.tools import tiny_muse
 
 # One stage guided, as in the embedded preset; few steps.
@@ -39,6 +42,14 @@ def signatures(exported):
         return function
 
     return {name: named(name) for name in model.signatures}
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """The C++ loader."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    return loader.build(tmp_path_factory.mktemp("loader"))
 
 
 @pytest.fixture(scope="session")

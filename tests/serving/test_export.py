@@ -19,8 +19,8 @@ from keras_muse.models import (
 )
 from keras_muse.serving import export, export_preset
 from keras_muse.serving.files import batch_sizes
+from tests.serving import loader
 from tests.serving.conftest import SAMPLERS
-from tests.serving.loader import text_ops
 from tests.serving.requests import PROMPTS, inputs, mask_png, png
 from tests.tools import tiny_muse
 
@@ -398,6 +398,18 @@ def test_a_jax_export(muse, signatures, tmp_path, pictures):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(keras.config.backend() != "jax", reason="is run on JAX")
+def test_a_jax_export_needs_the_flag_of_the_server(muse, signatures, program, tmp_path):
+    path = muse.export(tmp_path / "tiny/1", backend="jax", warm_up=False)
+    values = inputs(PROMPTS, SEEDS)
+    (refused,) = loader.run(program, path, [("tokens", values)], tmp_path)
+    assert "XLA compilation disabled" in refused
+    (made,) = loader.run(program, path, [("tokens", values)], tmp_path, xla=True)
+    wanted = call(signatures["tokens"], values)
+    np.testing.assert_array_equal(made["tokens_1"], wanted["tokens_1"])
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(keras.config.backend() != "torch", reason="is run on PyTorch")
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_precisions(muse, exported, tmp_path, precision):
@@ -432,7 +444,7 @@ for name in ("keras", "jax", "torch", "keras_hub", "keras_muse"):
     sys.modules[name] = None
 import tensorflow as tf
 # `import tensorflow_text` does the same, and imports Keras for its layers.
-tf.load_op_library({str(text_ops())!r})
+tf.load_op_library({str(loader.text_ops())!r})
 model = tf.saved_model.load({str(exported)!r})
 made = model.signatures["tokens"](
     prompt=tf.constant(["a red circle"]), negative_prompt=tf.constant([""]),

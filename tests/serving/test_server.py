@@ -44,13 +44,6 @@ def guide(name):
     return module
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++")
-    return loader.build(tmp_path_factory.mktemp("loader"))
-
-
 def test_the_embedded_preset_in_cpp(program, tmp_path):
     """32 prompts without Python and without XLA: the tokens of Python, and its size."""
     muse = keras_muse.presets.load("muse_shapes")
