@@ -21,7 +21,7 @@ from keras_muse.serving import export, export_preset
 from keras_muse.serving.files import batch_sizes
 from tests.serving import loader
 from tests.serving.conftest import SAMPLERS
-from tests.serving.requests import PROMPTS, inputs, mask_png, png
+from tests.serving.examples import PROMPTS, inputs, mask_png, png
 from tests.tools import tiny_muse
 
 # Too long prompts are among the examples.

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 import keras_muse
 from tests.serving import loader
-from tests.serving.requests import PROMPTS, inputs, mask_png, png
+from tests.serving.examples import PROMPTS, inputs, mask_png, png
 from tests.serving.stand_in import grpc_server, rest_server
 from tests.serving.test_export import call
 
