@@ -4,6 +4,7 @@ import json
 import pathlib
 import sys
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +13,10 @@ import keras_muse
 from keras_muse import cli
 from keras_muse.models import MuseEdit, MuseInpaint, MuseOutpaint
 
+# What the tasks compute is tested on all backends, without the command line.
+pytestmark = pytest.mark.skipif(
+    keras.config.backend() != "torch", reason="is run on PyTorch"
+)
 QUICK = ["--steps", "2", "--guidance", "2", "--seed", "5"]
 SETTINGS = {"num_steps": 2, "guidance_scale": 2.0, "seed": 5}
 PROMPT = "a large red circle on a white background"
