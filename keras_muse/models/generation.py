@@ -6,14 +6,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_muse.decoding import decode, num_steps_for
+from keras_muse.decoding import num_steps_for
 from keras_muse.layers import refuse_unknown
 from keras_muse.models.backbone import MuseBackbone, as_samplers
 from keras_muse.models.compilation import compile_inference
 from keras_muse.models.inputs import as_num_steps, as_scales
 from keras_muse.models.preprocessor import MuseTextToImagePreprocessor
 from keras_muse.models.stages import (
-    guided_prediction,
+    filled,
     is_guided,
     pass_inputs,
     pixels_of,
@@ -312,19 +312,19 @@ class MuseGeneration(PresetLoading):
         def run(
             image_ids, memory, seeds, start, stop, num_start, num_steps, guidance_scale
         ):
-            return decode(
-                guided_prediction(transformer, memory, guided),
+            return filled(
+                transformer,
+                memory,
+                guided,
                 image_ids,
                 seeds,
                 sampler,
-                transformer.mask_id,
-                start,
-                stop,
+                index,
+                start=start,
+                stop=stop,
                 num_start=num_start,
                 num_steps=num_steps,
                 guidance_scale=guidance_scale,
-                stage=index,
-                grid=transformer.grid_size,
             )
 
         # Steps and scale are arguments of the compiled function, the rest is not.

@@ -6,9 +6,11 @@ and what guidance leads away from.
 
 from keras import ops
 
+from keras_muse.decoding import decode
 from keras_muse.image_tokenizer import downscale
 
 __all__ = [
+    "filled",
     "guided_prediction",
     "is_guided",
     "pass_inputs",
@@ -78,3 +80,32 @@ def guided_prediction(transformer, memory, guided):
         return transformer.head(ops.where(guidance == 1.0, cond, mixed))
 
     return predict
+
+
+def filled(transformer, memory, guided, image_ids, seeds, sampler, stage, **numbers):
+    """Tokens of a stage without masked ones.
+
+    Args:
+        transformer: that of the stage.
+        memory: what its `project_memory` made of `pass_inputs`.
+        guided: bool. Whether the memory is that of two passes.
+        image_ids: (B, N) int32.
+        seeds: (B,) int32.
+        sampler: `Sampler`.
+        stage: int. Index of the stage.
+        **numbers: tensors in place of the sampler's, see
+            `keras_muse.decoding.decode`.
+
+    Returns:
+        (B, N) int32.
+    """
+    return decode(
+        guided_prediction(transformer, memory, guided),
+        image_ids,
+        seeds,
+        sampler,
+        transformer.mask_id,
+        stage=stage,
+        grid=transformer.grid_size,
+        **numbers,
+    )

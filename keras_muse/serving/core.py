@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_muse.decoding import cells_of, decode
+from keras_muse.decoding import cells_of
 from keras_muse.models.stages import (
-    guided_prediction,
+    filled,
     pass_inputs,
     pixels_of,
     tokens_of,
@@ -187,22 +187,22 @@ def _fill(
         {"text_embeddings": null_embeddings, "padding_mask": null_mask},
     ]
 
-    def filled(guided):
+    def tokens(guided):
         memory = transformer.project_memory(pass_inputs(text, guided, low_res_ids))
-        return decode(
-            guided_prediction(transformer, memory, guided),
+        return filled(
+            transformer,
+            memory,
+            guided,
             image_ids,
             seeds,
             sampler,
-            transformer.mask_id,
+            index,
             num_start=num_start,
             num_steps=num_steps,
             guidance_scale=guidance_scale,
-            stage=index,
-            grid=transformer.grid_size,
         )
 
     # The second pass costs as much as the first.
     return ops.cond(
-        ops.any(guidance_scale != 1.0), lambda: filled(True), lambda: filled(False)
+        ops.any(guidance_scale != 1.0), lambda: tokens(True), lambda: tokens(False)
     )

@@ -151,8 +151,7 @@ def export_preset(
         command += [] if warm_up else ["--no-warm-up"]
         _run(command, backend)
         return path
-    dtype = None if precision == "int8" else precision
-    options = {} if dtype is None else {"dtype": dtype}
+    options = {} if precision in (None, "int8") else {"dtype": precision}
     muse = MuseTextToImage.from_preset(preset, **options)
     if precision == "int8" and not _is_int8(muse):
         muse.quantize("int8")
