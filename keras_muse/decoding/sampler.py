@@ -25,7 +25,7 @@ __all__ = ["Sampler", "decode"]
 
 DRAWS = ("independent", "systematic")
 # Streams of noise within a step.
-_TOKEN, _CONFIDENCE, _TOGETHER, _ORDER = 0, 1, 2, 3
+_TOKEN, _CONFIDENCE, _TOGETHER, _ORDER, _REMASK = 0, 1, 2, 3, 6
 
 
 @register
@@ -63,6 +63,12 @@ class Sampler(Settings):
         epsilon_cutoff: float in [0, 1). Tokens of a smaller probability are never drawn
             (arXiv 2210.15191): what is left of the others stays in proportion, which a
             temperature below 1 changes. Defaults to 0.
+        guidance_interval: (float, float), 0 <= low < high <= 1. Step i of T is guided
+            where i / T lies in it, the end left out; the others cost no second pass.
+            Defaults to `(0, 1)`: every step.
+        remask_rate: float in [0, 1). Share of the tokens filled so far that each step
+            masks again, at random, to be drawn anew later; as many more are filled in
+            their place (ReMDM-cap, arXiv 2503.00307). Defaults to 0.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -80,18 +86,24 @@ class Sampler(Settings):
     spacing: int = 0
     draw: str = "independent"
     epsilon_cutoff: float = 0.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    remask_rate: float = 0.0
 
     def __post_init__(self):
         """Refuses settings out of range."""
         least = {"num_steps": 1, "top_k": 1, "spacing": 0}
         check_ints(self, least, optional=("top_k",))
         names = "guidance_scale temperature choice_temperature epsilon_cutoff"
-        check_floats(self, names.split())
-        if self.epsilon_cutoff >= 1.0:
-            raise ValueError(
-                "`epsilon_cutoff` must be below 1: received "
-                f"epsilon_cutoff={self.epsilon_cutoff!r}."
-            )
+        check_floats(self, [*names.split(), "remask_rate"])
+        for name in ("epsilon_cutoff", "remask_rate"):
+            if getattr(self, name) >= 1.0:
+                raise ValueError(
+                    f"`{name}` must be below 1: received {name}="
+                    f"{getattr(self, name)!r}."
+                )
+        # A preset's JSON has a list.
+        interval = _as_interval(self.guidance_interval)
+        object.__setattr__(self, "guidance_interval", interval)
         number = isinstance(self.top_p, (int, float)) and self.top_p is not True
         if self.top_p is not None and not (number and 0.0 < self.top_p <= 1.0):
             raise ValueError(
@@ -119,6 +131,14 @@ class Sampler(Settings):
                 "draw='systematic', order='confidence'."
             )
 
+    @property
+    def always_guided(self):
+        """Whether no step has the guidance 1 that a scale other than 1 has."""
+        return self.guidance_schedule == "constant" and self.guidance_interval == (
+            0.0,
+            1.0,
+        )
+
 
 def decode(
     predict,
@@ -128,7 +148,7 @@ def decode(
     mask_id,
     start=0,
     stop=None,
-    num_start=None,
+    fillable=None,
     num_steps=None,
     guidance_scale=None,
     stage=0,
@@ -154,7 +174,7 @@ def decode(
             between steps. Defaults to 0.
         stop: () int32. The step not to run any more. Defaults to the largest of
             `num_steps`.
-        num_start: (B,) int32. Tokens masked before step 0. Defaults to the number
+        fillable: (B, N) bool. The tokens masked before step 0. Defaults to those
             masked in `image_ids`; to be given with `start`.
         num_steps: () int32, or (B,) where rows have more or less to fill. T, at
             least 1 for a row with masked tokens; one that is through waits for the
@@ -168,7 +188,7 @@ def decode(
         (B, N) int32. After the last step no `mask_id` is left.
 
     Raises:
-        ValueError: if `start` is an int above 0 and there is no `num_start`, or the
+        ValueError: if `start` is an int above 0 and there is no `fillable`, or the
             order needs a `grid` that is not there.
     """
     num_tokens = image_ids.shape[1]
@@ -177,21 +197,41 @@ def decode(
     stop = ops.max(num_steps) if stop is None else stop
     if guidance_scale is None:
         guidance_scale = ops.full(ops.shape(seeds), sampler.guidance_scale, "float32")
-    if num_start is None:
+    image_ids = ops.cast(image_ids, "int32")
+    if fillable is None:
         if isinstance(start, int) and start > 0:
             raise ValueError(
-                "`num_start` must be given when decoding goes on: received "
-                f"start={start}, num_start=None."
+                "`fillable` must be given when decoding goes on: received "
+                f"start={start}, fillable=None."
             )
-        num_start = ops.sum(ops.cast(image_ids == mask_id, "int32"), axis=1)
+        fillable = image_ids == mask_id
+    num_start = _count(fillable)
 
     turns = None
     if sampler.order == "halton":
         turns = halton_turns(uniform(seeds, stage, 0, _ORDER, num_tokens), grid)
 
+    def remask(i, ids, remain):
+        """The ids of which some are masked again, and how many others stay masked."""
+        if not sampler.remask_rate:
+            return ids, remain
+        filled = ops.logical_and(fillable, ids != mask_id)
+        count = sampler.remask_rate * ops.cast(_count(filled), "float32")
+        # The small number absorbs what float32 loses where the product is whole.
+        count = ops.minimum(ops.cast(ops.floor(count + 1e-3), "int32"), remain)
+        score = uniform(seeds, stage, i, _REMASK, num_tokens)
+        again = ops.logical_and(filled, _ranks(score, filled) < count[:, None])
+        return ops.where(again, mask_id, ids), remain - count
+
     def step(i, ids):
         masked = ids == mask_id
-        guidance = guidance_at(i, num_steps, guidance_scale, sampler.guidance_schedule)
+        guidance = guidance_at(
+            i,
+            num_steps,
+            guidance_scale,
+            sampler.guidance_schedule,
+            sampler.guidance_interval,
+        )
         logits = predict(ids, guidance)
         filtered = filter_logits(
             logits,
@@ -200,10 +240,10 @@ def decode(
             sampler.top_p,
             sampler.epsilon_cutoff,
         )
-        unknown = ops.sum(ops.cast(masked, "int32"), axis=1)
         remain = num_masked_after(
-            i, num_steps, num_start, unknown, sampler.mask_schedule
+            i, num_steps, num_start, _count(masked), sampler.mask_schedule
         )
+        ids, remain = remask(i, ids, remain)
         if sampler.order == "confidence":
             noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
             drawn = sample_tokens(filtered, noise)
@@ -228,13 +268,39 @@ def decode(
             drawn = sample_tokens(filtered, noise)
         return ops.where(kept, drawn, ids)
 
-    return ops.fori_loop(start, stop, step, ops.cast(image_ids, "int32"))
+    return ops.fori_loop(start, stop, step, image_ids)
 
 
 def _largest(score, masked, remain):
     """Which masked tokens are revealed, all but `remain`, and the ranks that tell."""
-    # Ranks, not a threshold: equal scores must not change the count.
-    score = ops.where(masked, score, float("inf"))
-    ranks = ops.cast(ops.argsort(ops.argsort(score, axis=1), axis=1), "int32")
+    ranks = _ranks(score, masked)
     again = ranks < remain[:, None]
     return ops.logical_and(masked, ops.logical_not(again)), ranks
+
+
+def _ranks(score, among):
+    """(B, N) int32: 0 for the smallest score of a row among some tokens."""
+    # Ranks, not a threshold: equal scores must not change the count.
+    score = ops.where(among, score, float("inf"))
+    return ops.cast(ops.argsort(ops.argsort(score, axis=1), axis=1), "int32")
+
+
+def _count(tokens):
+    """(B,) int32: how many of (B, N) bool are true."""
+    return ops.sum(ops.cast(tokens, "int32"), axis=1)
+
+
+def _as_interval(value):
+    """A pair of floats.
+
+    Raises:
+        ValueError: if it is none, or not 0 <= low < high <= 1.
+    """
+    pair = value if isinstance(value, (list, tuple)) else ()
+    numbers = all(type(number) in (int, float) for number in pair)
+    if len(pair) != 2 or not numbers or not 0.0 <= pair[0] < pair[1] <= 1.0:
+        raise ValueError(
+            "`guidance_interval` must be a pair (low, high) with 0 <= low < high <= 1: "
+            f"received guidance_interval={value!r}."
+        )
+    return tuple(map(float, pair))

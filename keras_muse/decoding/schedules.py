@@ -58,18 +58,23 @@ def num_masked_after(step, num_steps, num_start, num_unknown, schedule="cosine")
     return ops.where(step + 1 >= num_steps, ops.zeros_like(count), count)
 
 
-def guidance_at(step, num_steps, guidance_scale, schedule="linear"):
+def guidance_at(
+    step, num_steps, guidance_scale, schedule="linear", interval=(0.0, 1.0)
+):
     """The guidance scale of one step.
 
     Muse, section 2.7: guidance rises linearly through sampling. Here it is 1, no
     guidance, at the first step and `guidance_scale` at the last; a single step has
-    the full scale.
+    the full scale. Outside of the interval it is 1 (arXiv 2404.07724; for masked
+    models arXiv 2503.07197).
 
     Args:
         step: () int32, from 0.
         num_steps: () or (B,) int32.
         guidance_scale: (B,) or () float32. s of `uncond + s (cond - uncond)`.
         schedule: str. A key of `GUIDANCE_SCHEDULES`. Defaults to `"linear"`.
+        interval: (float, float) in [0, 1]. Step i of T is guided where i / T lies in
+            it, the end left out. Defaults to `(0, 1)`: every step.
 
     Returns:
         float32, (B,) if one of the two is, else ().
@@ -80,7 +85,14 @@ def guidance_at(step, num_steps, guidance_scale, schedule="linear"):
     )
     # A row that is through waits at its full scale.
     position = ops.minimum(position, 1.0)
-    return 1.0 + (guidance_scale - 1.0) * GUIDANCE_SCHEDULES[schedule](position)
+    guidance = 1.0 + (guidance_scale - 1.0) * GUIDANCE_SCHEDULES[schedule](position)
+    if tuple(interval) == (0.0, 1.0):
+        return guidance
+    # The small number absorbs what float32 loses where the product is whole.
+    first, end = (share * ops.cast(num_steps, "float32") - 1e-3 for share in interval)
+    step = ops.cast(step, "float32")
+    inside = ops.logical_and(step >= first, step < end)
+    return ops.where(inside, guidance, 1.0)
 
 
 def num_steps_for(num_masked, num_tokens, num_steps):

@@ -303,14 +303,15 @@ class MuseGeneration(PresetLoading):
     ):
         """Fills the masked tokens of one stage: (B, N) int32 arrays in and out."""
         transformer = self.backbone.stages[index].transformer
-        num_masked = np.sum(image_ids == transformer.mask_id, axis=1)
+        fillable = image_ids == transformer.mask_id
+        num_masked = np.sum(fillable, axis=1)
         if not num_masked.any():
             return image_ids
         guided = is_guided(sampler)
         memory = self._project_memory(index, text, guided, low_res_ids)
 
         def run(
-            image_ids, memory, seeds, start, stop, num_start, num_steps, guidance_scale
+            image_ids, memory, seeds, start, stop, fillable, num_steps, guidance_scale
         ):
             return filled(
                 transformer,
@@ -322,7 +323,7 @@ class MuseGeneration(PresetLoading):
                 index,
                 start=start,
                 stop=stop,
-                num_start=num_start,
+                fillable=fillable,
                 num_steps=num_steps,
                 guidance_scale=guidance_scale,
             )
@@ -334,14 +335,21 @@ class MuseGeneration(PresetLoading):
         scale = np.full(len(seeds), sampler.guidance_scale, "float32")
         scale = ops.convert_to_tensor(scale)
         ids, seeds = to_int32(image_ids), to_int32(seeds)
-        counts = to_int32(num_masked), to_int32(steps)
+        fillable, num_steps = ops.convert_to_tensor(fillable), to_int32(steps)
         last = int(steps.max())
         # All steps in one call, unless somebody wants to see them.
         stops = [last] if callback is None else range(1, last + 1)
         start = 0
         for stop in stops:
             ids = function(
-                ids, memory, seeds, to_int32(start), to_int32(stop), *counts, scale
+                ids,
+                memory,
+                seeds,
+                to_int32(start),
+                to_int32(stop),
+                fillable,
+                num_steps,
+                scale,
             )
             start = stop
             if callback is not None:

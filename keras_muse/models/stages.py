@@ -4,7 +4,7 @@ Text is a list of one or two dicts of `text_embeddings` and `padding_mask`: the 
 and what guidance leads away from.
 """
 
-from keras import ops
+from keras import ops, tree
 
 from keras_muse.decoding import decode
 from keras_muse.image_tokenizer import downscale
@@ -66,18 +66,46 @@ def pass_inputs(text, guided, low_res_ids=None):
     }
 
 
-def guided_prediction(transformer, memory, guided):
-    """The `predict` of `decode`: logits, guided by a second pass in the same batch."""
+def guided_prediction(transformer, memory, guided, always=True):
+    """The `predict` of `decode`: logits, guided by a second pass in the same batch.
+
+    Args:
+        transformer: that of the stage.
+        memory: what its `project_memory` made of `pass_inputs`.
+        guided: bool. Whether the memory is that of two passes.
+        always: bool. Whether every step is guided. If not, the second pass is left
+            out where no row is, for which the first is compiled once more. Defaults to
+            `True`.
+
+    Returns:
+        function of ids (B, N) and guidance (B,) to logits (B, N, V).
+    """
+
+    def alone(ids):
+        count = ops.shape(ids)[0]
+        first = tree.map_structure(lambda values: values[:count], memory)
+        return ops.cast(transformer.features(ids, first), "float32")
+
+    def both(ids, guidance):
+        hidden = transformer.features(ops.concatenate([ids, ids]), memory)
+        cond, uncond = ops.split(ops.cast(hidden, "float32"), 2)
+        guidance = guidance[:, None, None]
+        mixed = uncond + guidance * (cond - uncond)
+        # Rounded, the sum is not what it is without guidance.
+        return ops.where(guidance == 1.0, cond, mixed)
 
     def predict(ids, guidance):
         if not guided:
             return transformer.head(transformer.features(ids, memory))
-        both = transformer.features(ops.concatenate([ids, ids]), memory)
-        cond, uncond = ops.split(ops.cast(both, "float32"), 2)
-        guidance = guidance[:, None, None]
-        mixed = uncond + guidance * (cond - uncond)
-        # Rounded, the sum is not what it is without guidance.
-        return transformer.head(ops.where(guidance == 1.0, cond, mixed))
+        if always:
+            return transformer.head(both(ids, guidance))
+        return transformer.head(
+            ops.cond(
+                ops.any(guidance != 1.0),
+                lambda: both(ids, guidance),
+                lambda: alone(ids),
+            )
+        )
 
     return predict
 
@@ -100,7 +128,7 @@ def filled(transformer, memory, guided, image_ids, seeds, sampler, stage, **numb
         (B, N) int32.
     """
     return decode(
-        guided_prediction(transformer, memory, guided),
+        guided_prediction(transformer, memory, guided, sampler.always_guided),
         image_ids,
         seeds,
         sampler,

@@ -61,7 +61,7 @@ class Core(tf.Module):
         for index, (tokenizer, transformer) in enumerate(backbone.stages):
             sampler = muse.samplers[index]
             inputs = [((transformer.num_tokens,), "int32")]
-            inputs += [((), dtype) for dtype in ("int32", "float32", "int32", "int32")]
+            inputs += [((), dtype) for dtype in ("int32", "float32", "int32")]
             inputs += [embeddings, mask] * 2
             if num_low_res is not None:
                 inputs.append(((num_low_res,), "int32"))
@@ -173,7 +173,6 @@ def _fill(
     image_ids,
     seeds,
     guidance_scale,
-    num_start,
     num_steps,
     text_embeddings,
     padding_mask,
@@ -197,7 +196,6 @@ def _fill(
             seeds,
             sampler,
             index,
-            num_start=num_start,
             num_steps=num_steps,
             guidance_scale=guidance_scale,
         )

@@ -153,7 +153,6 @@ class Served(tf.Module):
                     ids,
                     seeds,
                     scales,
-                    masked,
                     tf.gather(steps, masked),
                     text,
                     mask,

