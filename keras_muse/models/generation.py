@@ -1,5 +1,6 @@
 """What every task that makes pictures has: from prompts and tokens to pictures."""
 
+import functools
 import sys
 
 import keras
@@ -311,49 +312,57 @@ class MuseGeneration(PresetLoading):
         memory = self._project_memory(index, text, guided, low_res_ids)
 
         def run(
-            image_ids, memory, seeds, start, stop, fillable, num_steps, guidance_scale
+            num_changing, ids, start, stop, num_steps, fillable, scale, seeds, memory
         ):
             return filled(
                 transformer,
                 memory,
                 guided,
-                image_ids,
+                ids,
                 seeds,
                 sampler,
                 index,
+                num_changing,
                 start=start,
                 stop=stop,
                 fillable=fillable,
                 num_steps=num_steps,
-                guidance_scale=guidance_scale,
+                guidance_scale=scale,
             )
 
         # Steps and scale are arguments of the compiled function, the rest is not.
         settings = sampler.replace(num_steps=1, guidance_scale=1.0)
-        function = self._compiled(("decode", index, guided, settings), run)
         steps = num_steps_for(num_masked, transformer.num_tokens, sampler.num_steps)
         scale = np.full(len(seeds), sampler.guidance_scale, "float32")
-        scale = ops.convert_to_tensor(scale)
-        ids, seeds = to_int32(image_ids), to_int32(seeds)
-        fillable, num_steps = ops.convert_to_tensor(fillable), to_int32(steps)
+        constants = (
+            to_int32(steps),
+            ops.convert_to_tensor(fillable),
+            ops.convert_to_tensor(scale),
+            to_int32(seeds),
+            memory,
+        )
         last = int(steps.max())
         # All steps in one call, unless somebody wants to see them.
-        stops = [last] if callback is None else range(1, last + 1)
-        start = 0
-        for stop in stops:
-            ids = function(
-                ids,
-                memory,
-                seeds,
-                to_int32(start),
-                to_int32(stop),
-                fillable,
-                num_steps,
-                scale,
+        length = 1 if callback is not None else last
+        if sampler.refresh_every > 1:
+            _check_can_refresh(transformer)
+            length = sampler.refresh_every
+        ids = to_int32(image_ids)
+        for start in range(0, last, length):
+            stop = min(start + length, last)
+            num_changing = None
+            if sampler.refresh_every > 1:
+                num_changing = _num_changing(ids, transformer)
+            function = self._compiled(
+                ("decode", index, guided, settings, num_changing),
+                functools.partial(run, num_changing),
             )
-            start = stop
-            if callback is not None:
-                callback(index, stop - 1, ops.convert_to_numpy(ids))
+            before = ids
+            # What is kept between the steps of one call ends with it.
+            for end in [stop] if callback is None else range(start + 1, stop + 1):
+                ids = function(before, to_int32(start), to_int32(end), *constants)
+                if callback is not None:
+                    callback(index, end - 1, ops.convert_to_numpy(ids))
         return np.asarray(ops.convert_to_numpy(ids), "int32")
 
     def _compiled(self, key, function):
@@ -418,6 +427,25 @@ class MuseGeneration(PresetLoading):
             **super().get_config(),
             "samplers": [sampler.get_config() for sampler in self.samplers],
         }
+
+
+def _check_can_refresh(transformer):
+    if getattr(transformer, "block_size", None) is not None:
+        raise ValueError(
+            "`refresh_every` must be 1 for a transformer with multi-axis attention: "
+            f"received more for {transformer.name!r}."
+        )
+
+
+def _num_changing(ids, transformer):
+    """How many tokens pass after the first of some steps; `None` stands for all.
+
+    In quarters of the grid, as each number is a program of its own.
+    """
+    masked = ops.convert_to_numpy(ids) == transformer.mask_id
+    quarter = -(-transformer.num_tokens // 4)
+    count = -(-int(masked.sum(axis=1).max()) // quarter) * quarter
+    return count if 0 < count < transformer.num_tokens else None
 
 
 def _is_hidden_dense(layer):

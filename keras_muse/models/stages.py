@@ -8,6 +8,7 @@ from keras import ops, tree
 
 from keras_muse.decoding import decode
 from keras_muse.image_tokenizer import downscale
+from keras_muse.transformer.partial_pass import full_pass, partial_pass
 
 __all__ = [
     "filled",
@@ -15,6 +16,7 @@ __all__ = [
     "is_guided",
     "pass_inputs",
     "pixels_of",
+    "refreshing_prediction",
     "tokens_of",
 ]
 
@@ -87,17 +89,11 @@ def guided_prediction(transformer, memory, guided, always=True):
         return ops.cast(transformer.features(ids, first), "float32")
 
     def both(ids, guidance):
-        hidden = transformer.features(ops.concatenate([ids, ids]), memory)
-        cond, uncond = ops.split(ops.cast(hidden, "float32"), 2)
-        guidance = guidance[:, None, None]
-        mixed = uncond + guidance * (cond - uncond)
-        # Rounded, the sum is not what it is without guidance.
-        return ops.where(guidance == 1.0, cond, mixed)
+        hidden = transformer.features(_of_passes(ids, guided), memory)
+        return _mixed(hidden, guidance, guided)
 
     def predict(ids, guidance):
-        if not guided:
-            return transformer.head(transformer.features(ids, memory))
-        if always:
+        if always or not guided:
             return transformer.head(both(ids, guidance))
         return transformer.head(
             ops.cond(
@@ -110,7 +106,79 @@ def guided_prediction(transformer, memory, guided, always=True):
     return predict
 
 
-def filled(transformer, memory, guided, image_ids, seeds, sampler, stage, **numbers):
+def refreshing_prediction(transformer, memory, guided, num_changing):
+    """The `first` of `decode`: one pass of all tokens, then passes of a part of them.
+
+    Args:
+        transformer: that of the stage.
+        memory: what its `project_memory` made of `pass_inputs`.
+        guided: bool. Whether the memory is that of two passes.
+        num_changing: int, below N. Tokens that pass in the later steps; no row has
+            more of them masked.
+
+    Returns:
+        function of ids (B, N) and guidance (B,) to logits (B, N, V) and a function of
+        the same to the same, which means something where a token was masked.
+    """
+
+    def first(ids, guidance):
+        hidden, seen = full_pass(transformer, _of_passes(ids, guided), memory)
+        tokens = ops.arange(ids.shape[1], dtype="int32")
+        changing = ids == transformer.mask_id
+        # These first; of each kind as they lie, equal on every backend.
+        turns = ops.where(changing, tokens, tokens + ids.shape[1])
+        turns = ops.argsort(turns, axis=1)
+        places = ops.cast(ops.argsort(turns, axis=1), "int32")
+        places = ops.minimum(places, num_changing - 1)[..., None]
+        positions = ops.cast(turns[:, :num_changing], "int32")
+        positions = _of_passes(positions, guided)
+        changing = _of_passes(changing, guided)
+
+        def rest(ids, guidance):
+            hidden = partial_pass(
+                transformer,
+                _of_passes(ids, guided),
+                memory,
+                seen,
+                positions,
+                changing,
+            )
+            logits = transformer.head(_mixed(hidden, guidance, guided))
+            return ops.take_along_axis(logits, places, axis=1)
+
+        return transformer.head(_mixed(hidden, guidance, guided)), rest
+
+    return first
+
+
+def _of_passes(rows, guided):
+    """The rows of every pass in one batch."""
+    return ops.concatenate([rows, rows]) if guided else rows
+
+
+def _mixed(hidden, guidance, guided):
+    """The hidden state that is guided, float32, of those of every pass."""
+    hidden = ops.cast(hidden, "float32")
+    if not guided:
+        return hidden
+    cond, uncond = ops.split(hidden, 2)
+    guidance = guidance[:, None, None]
+    mixed = uncond + guidance * (cond - uncond)
+    # Rounded, the sum is not what it is without guidance.
+    return ops.where(guidance == 1.0, cond, mixed)
+
+
+def filled(
+    transformer,
+    memory,
+    guided,
+    image_ids,
+    seeds,
+    sampler,
+    stage,
+    num_changing=None,
+    **numbers,
+):
     """Tokens of a stage without masked ones.
 
     Args:
@@ -121,12 +189,18 @@ def filled(transformer, memory, guided, image_ids, seeds, sampler, stage, **numb
         seeds: (B,) int32.
         sampler: `Sampler`.
         stage: int. Index of the stage.
+        num_changing: optional int, see `refreshing_prediction`: then the first step is
+            one of all tokens, and the others are of so many. Defaults to `None`: all
+            tokens in all steps.
         **numbers: tensors in place of the sampler's, see
             `keras_muse.decoding.decode`.
 
     Returns:
         (B, N) int32.
     """
+    first = None
+    if num_changing is not None:
+        first = refreshing_prediction(transformer, memory, guided, num_changing)
     return decode(
         guided_prediction(transformer, memory, guided, sampler.always_guided),
         image_ids,
@@ -135,5 +209,6 @@ def filled(transformer, memory, guided, image_ids, seeds, sampler, stage, **numb
         transformer.mask_id,
         stage=stage,
         grid=transformer.grid_size,
+        first=first,
         **numbers,
     )

@@ -211,6 +211,12 @@ def _selected(muse, num_steps, stages):
     if stages > count:
         raise ValueError(f"`stages` must lie in [1, {count}]: received {stages}.")
     samplers = muse.samplers[:stages]
+    for sampler in samplers:
+        if sampler.refresh_every > 1:
+            raise ValueError(
+                "`refresh_every` must be 1 to be exported, whose steps are one loop: "
+                f"received refresh_every={sampler.refresh_every}."
+            )
     limits = [part.num_tokens for part in muse.backbone.transformers[:stages]]
     defaults = [sampler.num_steps for sampler in samplers]
     steps = as_num_steps(num_steps, defaults, limits)

@@ -19,6 +19,8 @@ __all__ = [
     "TokenPredictor",
     "as_grid",
     "attention_bias",
+    "embed",
+    "memory_of",
     "predictor_parts",
     "run_block",
 ]
@@ -162,18 +164,25 @@ def run_block(parts, block, *inputs, training=None):
     return call(*inputs)
 
 
+def embed(parts, image_ids):
+    """What the first block sees of tokens: (B, N) to (B, N, D)."""
+    return parts.embedding_norm(parts.positions(parts.token_embedding(image_ids)))
+
+
+def memory_of(memory, layer):
+    """Keys, values and bias of a layer, as far as there are any."""
+    if not memory:
+        return ()
+    # Without a bias there is no argument: `remat` takes nothing but tensors.
+    bias = (memory["bias"],) if "bias" in memory else ()
+    return (memory["keys"][layer], memory["values"][layer], *bias)
+
+
 def predict_features(parts, image_ids, memory, training=None):
     """See `TokenPredictor.features`."""
-    x = parts.embedding_norm(parts.positions(parts.token_embedding(image_ids)))
+    x = embed(parts, image_ids)
     for i, block in enumerate(parts.blocks):
-        if memory:
-            keys, values = memory["keys"][i], memory["values"][i]
-            # Without a bias there is no argument: `remat` takes nothing but tensors.
-            bias = (memory["bias"],) if "bias" in memory else ()
-            inputs = (x, keys, values, *bias)
-        else:
-            inputs = (x,)
-        x = run_block(parts, block, *inputs, training=training)
+        x = run_block(parts, block, x, *memory_of(memory, i), training=training)
     return parts.head_norm(parts.head_dense(x))
 
 

@@ -501,7 +501,36 @@ class TransformerBlock(keras.layers.Layer):
 
     def call(self, x, keys=None, values=None, bias=None, training=None):
         normed = self.self_norm(x)
-        branch = self.self_attention(normed, *self.self_memory(normed))
+        return self._attend(
+            x, normed, self.self_memory(normed), keys, values, bias, training=training
+        )
+
+    def pass_on(self, x, others=None, keys=None, values=None, bias=None):
+        """A call that returns what self-attention saw of `x`, and may see others, too.
+
+        Args:
+            x: (B, N, D).
+            others: optional keys and values, (B, M, heads, D / heads), of tokens
+                beside those of `x`, and a bias (B, 1, 1, N + M) of all.
+            keys: as of a call.
+            values: likewise.
+            bias: likewise.
+
+        Returns:
+            (B, N, D), and keys and values of `x`, (B, N, heads, D / heads).
+        """
+        normed = self.self_norm(x)
+        own = self.self_memory(normed)
+        seen, self_bias = own, None
+        if others is not None:
+            *others, self_bias = others
+            seen = [ops.concatenate(pair, axis=1) for pair in zip(own, others)]
+        return self._attend(x, normed, seen, keys, values, bias, self_bias), own
+
+    def _attend(
+        self, x, normed, seen, keys, values, bias, self_bias=None, training=None
+    ):
+        branch = self.self_attention(normed, *seen, self_bias)
         x = x + self.dropout(branch, training=training)
         if self.use_cross_attention:
             branch = self.cross_attention(self.cross_norm(x), keys, values, bias)

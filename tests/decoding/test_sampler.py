@@ -481,6 +481,7 @@ NUMBERS = (
         *(("num_steps", value) for value in (0, -1, 2.0, "4", None, True, np.nan)),
         *(("top_k", value) for value in (0, -1, 2.0, "4", True, np.nan)),
         *(("spacing", value) for value in (-1, 2.0, "4", None, True, np.nan)),
+        *(("refresh_every", value) for value in (0, 2.0, None, True)),
         *(
             (name, value)
             for name in NUMBERS
@@ -512,6 +513,11 @@ def test_settings_out_of_range(name, value):
     if value is not None:
         with pytest.raises(ValueError, match=f"`{name}` must"):
             Sampler().replace(**{name: value})
+
+
+def test_what_is_masked_again_cannot_be_kept():
+    with pytest.raises(ValueError, match="`refresh_every` must be 1.*=2.*=0.1"):
+        Sampler(refresh_every=2, remask_rate=0.1)
 
 
 def test_what_depends_on_the_draw_cannot_come_before_it():

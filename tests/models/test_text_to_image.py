@@ -10,10 +10,12 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from keras_muse.decoding import Sampler
+from keras_muse.decoding import Sampler, decode
 from keras_muse.models import MuseTextToImage, MuseTextToImagePreprocessor
+from keras_muse.models.stages import pass_inputs
 from keras_muse.text import preprocessor as text_preprocessor
 from keras_muse.transformer import MaskedTransformer
+from keras_muse.transformer.partial_pass import full_pass, partial_pass
 from tests.tools import set_weights, tiny_backbone, tiny_muse, tiny_preprocessor
 
 PROMPTS = ["a red circle", "a blue square"]
@@ -263,6 +265,85 @@ def test_a_row_depends_on_itself_alone(muse):
     for row in range(8):
         alone = tokens(muse, [prompts[row]], [seeds[row]], [negative[row]], **settings)
         np.testing.assert_array_equal(alone[0], together[row])
+
+
+REFRESHED = Sampler(num_steps=8, refresh_every=3, temperature=0.9, guidance_scale=3.0)
+# Rows of which all, and fewer than half, are masked.
+HOLES = np.arange(16) < np.array([[16], [7]])
+
+
+def refreshed(muse, rows=slice(None), callback=None):
+    ids = np.where(HOLES, 32, np.arange(16)).astype("int32")[rows]
+    seeds = np.array([3, 4], "int32")[rows]
+    return muse.generate_tokens(
+        PROMPTS[rows], None, seeds, [REFRESHED], callback, [ids]
+    )[0]
+
+
+def test_between_refreshes_what_was_known_is_seen_as_it_was(muse, parity):
+    """Against a loop that passes all tokens, and hides what is not to be seen."""
+    transformer = muse.backbone.stages[0].transformer
+    text = muse._encode_prompts(PROMPTS, None, True)
+    memory = transformer.project_memory(pass_inputs(text, True))
+    everywhere = np.tile(np.arange(16, dtype="int32"), (4, 1))
+    ids = np.where(HOLES, 32, np.arange(16)).astype("int32")
+    # A hole has the steps of its share of the picture.
+    num_steps = np.array([8, 4], "int32")
+    for step in range(8):
+        both = np.concatenate([ids, ids])
+        if step % 3 == 0:
+            hidden, seen = full_pass(transformer, both, memory)
+            changing = both == 32
+        else:
+            hidden = partial_pass(transformer, both, memory, seen, everywhere, changing)
+        cond, uncond = ops.split(hidden, 2)
+
+        def predict(ids, guidance):
+            guidance = guidance[:, None, None]
+            return transformer.head(uncond + guidance * (cond - uncond))
+
+        ids = decode(
+            predict,
+            ids,
+            np.array([3, 4], "int32"),
+            REFRESHED,
+            32,
+            step,
+            step + 1,
+            HOLES,
+            num_steps,
+        )
+        ids = ops.convert_to_numpy(ids)
+    result = refreshed(muse)
+    np.testing.assert_array_equal(result, ids)
+    parity("refreshed", result)
+    exact = REFRESHED.replace(refresh_every=1)
+    starts = [np.full((2, 16), 32)]
+    seeds = np.array([3, 4], "int32")
+    exact = muse.generate_tokens(PROMPTS, None, seeds, [exact], None, starts)[0]
+    assert np.any(exact[0] != result[0])
+
+
+def test_refreshing_depends_on_neither_batch_nor_callback(muse):
+    result, seen = refreshed(muse), []
+    for row in range(2):
+        alone = refreshed(muse, slice(row, row + 1))
+        np.testing.assert_array_equal(alone[0], result[row])
+
+    def look(stage, step, ids):
+        seen.append(ids)
+
+    np.testing.assert_array_equal(refreshed(muse, callback=look), result)
+    masked = [(ids == 32).sum() for ids in seen]
+    assert len(seen) == 8 and masked == sorted(masked, reverse=True)
+    np.testing.assert_array_equal(seen[-1], result)
+
+
+def test_multi_axis_attention_cannot_be_refreshed(two_stages):
+    samplers = [two_stages.samplers[0], REFRESHED]
+    muse = MuseTextToImage(two_stages.backbone, two_stages.preprocessor, samplers)
+    with pytest.raises(ValueError, match="`refresh_every` must be 1.*multi-axis"):
+        muse.generate(PROMPTS, num_steps=2)
 
 
 def test_the_same_seed_gives_the_same_on_every_backend(two_stages, parity):
