@@ -16,6 +16,7 @@ from keras_muse.models.preprocessor import MuseTextToImagePreprocessor
 from keras_muse.models.stages import (
     filled,
     is_guided,
+    num_changing_of,
     pass_inputs,
     pixels_of,
     tokens_of,
@@ -352,7 +353,7 @@ class MuseGeneration(PresetLoading):
             stop = min(start + length, last)
             num_changing = None
             if sampler.refresh_every > 1:
-                num_changing = _num_changing(ids, transformer)
+                num_changing = num_changing_of(ops.convert_to_numpy(ids), transformer)
             function = self._compiled(
                 ("decode", index, guided, settings, num_changing),
                 functools.partial(run, num_changing),
@@ -435,17 +436,6 @@ def _check_can_refresh(transformer):
             "`refresh_every` must be 1 for a transformer with multi-axis attention: "
             f"received more for {transformer.name!r}."
         )
-
-
-def _num_changing(ids, transformer):
-    """How many tokens pass after the first of some steps; `None` stands for all.
-
-    In quarters of the grid, as each number is a program of its own.
-    """
-    masked = ops.convert_to_numpy(ids) == transformer.mask_id
-    quarter = -(-transformer.num_tokens // 4)
-    count = -(-int(masked.sum(axis=1).max()) // quarter) * quarter
-    return count if 0 < count < transformer.num_tokens else None
 
 
 def _is_hidden_dense(layer):

@@ -4,6 +4,7 @@ Text is a list of one or two dicts of `text_embeddings` and `padding_mask`: the 
 and what guidance leads away from.
 """
 
+import numpy as np
 from keras import ops, tree
 
 from keras_muse.decoding import decode
@@ -14,6 +15,7 @@ __all__ = [
     "filled",
     "guided_prediction",
     "is_guided",
+    "num_changing_of",
     "pass_inputs",
     "pixels_of",
     "refreshing_prediction",
@@ -113,8 +115,8 @@ def refreshing_prediction(transformer, memory, guided, num_changing):
         transformer: that of the stage.
         memory: what its `project_memory` made of `pass_inputs`.
         guided: bool. Whether the memory is that of two passes.
-        num_changing: int, below N. Tokens that pass in the later steps; no row has
-            more of them masked.
+        num_changing: int, at most N, see `num_changing_of`. Tokens that pass in the
+            later steps.
 
     Returns:
         function of ids (B, N) and guidance (B,) to logits (B, N, V) and a function of
@@ -125,6 +127,9 @@ def refreshing_prediction(transformer, memory, guided, num_changing):
         hidden, seen = full_pass(transformer, _of_passes(ids, guided), memory)
         tokens = ops.arange(ids.shape[1], dtype="int32")
         changing = ids == transformer.mask_id
+        count = ops.sum(ops.cast(changing, "int32"), axis=1, keepdims=True)
+        most = 3 * _quarter(transformer.num_tokens)
+        changing = ops.logical_or(changing, count > most)
         # These first; of each kind as they lie, equal on every backend.
         turns = ops.where(changing, tokens, tokens + ids.shape[1])
         turns = ops.argsort(turns, axis=1)
@@ -149,6 +154,32 @@ def refreshing_prediction(transformer, memory, guided, num_changing):
         return transformer.head(_mixed(hidden, guidance, guided)), rest
 
     return first
+
+
+def num_changing_of(image_ids, transformer):
+    """How many tokens pass in the steps after one of all.
+
+    In a row with more than three quarters masked all change, since less would not pay,
+    else those that are masked: a row does not depend on its batch mates.
+
+    Args:
+        image_ids: (B, N) int numpy array before the first of some steps.
+        transformer: that of the stage.
+
+    Returns:
+        int, whole quarters of N, as each number is a program of its own; `None` if all
+        tokens of all rows change, and nothing need be kept.
+    """
+    quarter = _quarter(transformer.num_tokens)
+    counts = np.sum(image_ids == transformer.mask_id, axis=1)
+    if counts.min() > 3 * quarter:
+        return None
+    quarters = max(-(-int(counts.max()) // quarter), 1)
+    return min(quarters * quarter, transformer.num_tokens)
+
+
+def _quarter(num_tokens):
+    return -(-num_tokens // 4)
 
 
 def _of_passes(rows, guided):
