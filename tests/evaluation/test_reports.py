@@ -43,6 +43,7 @@ def run(muse, records, path, **settings):
     return evaluation.evaluate(muse, source, path, tokenizer=True, **settings)
 
 
+@on_one_backend
 def test_a_report_has_every_number_and_what_decides_it(muse, records, tmp_path):
     path = tmp_path / "report.json"
     clip = evaluation.CLIPScore(*tiny_clip(), "tiny")
@@ -87,16 +88,32 @@ def test_a_report_has_every_number_and_what_decides_it(muse, records, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:A prompt has")
 def test_the_world_of_shapes_checks_captions(muse, tmp_path):
-    source = evaluation.ShapesSource(count=3, image_size=64)
-    report = evaluation.evaluate(muse, source, tmp_path / "r.json", seed=2, **QUICK)
-    assert list(report["results"]) == ["caption_agreement"]
-    captions = [source.load(row)[1] for row in range(3)]
-    made = muse.generate(captions, num_steps=2, guidance_scale=2.0, seed=2)
+    source = evaluation.ShapesSource(count=6, image_size=64)
+    extractor = evaluation.untrained_features()
+    settings = {"extractor": extractor, "seed": 2, **QUICK}
+    report = evaluation.evaluate(muse, source, tmp_path / "r.json", **settings)
+    assert list(report["results"])[-1] == "caption_agreement"
+    captions = [source.load(row)[1] for row in range(6)]
+    made = [
+        muse.generate(
+            captions[row : row + 3], num_steps=2, guidance_scale=2.0, seed=2 + row
+        )
+        for row in (0, 3)
+    ]
     # Pictures of 32 pixels are compared at the size of the source.
+    larger = [
+        np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.LANCZOS))
+        for image in np.concatenate(made)
+    ]
     agreement = evaluation.CaptionAgreement()
-    larger = [np.asarray(Image.fromarray(i).resize((64, 64), 1)) for i in made]
     agreement.update(np.stack(larger), captions)
     assert report["results"]["caption_agreement"] == agreement.result()
+    distance = evaluation.FrechetDistance(extractor)
+    for rows in (slice(0, 3), slice(3, 6)):
+        true = np.stack([source.load(row)[0] for row in range(6)[rows]])
+        distance.update(true, real=True)
+        distance.update(np.stack(larger[rows]), real=False)
+    assert report["results"]["frechet_distance"] == distance.result()
 
 
 class Stop(Exception):
