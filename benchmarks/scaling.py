@@ -11,21 +11,15 @@ go to benchmarks/results/scaling.md and .json.
 import argparse
 import json
 import math
-import pathlib
-import resource
-import subprocess
-import sys
+import os
 import time
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+from processes import once, peak_memory
+from tables import write
+
 SIDES = (16, 32, 64, 128)
 BLOCK = 8
 HEADS = 2
-
-
-def peak_memory():
-    """Peak resident memory of this process in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(side, block_size, repeats):
@@ -53,7 +47,7 @@ def measure(side, block_size, repeats):
         "text_embeddings": np.zeros((1, 16, 32), "float32"),
         "padding_mask": np.ones((1, 16), bool),
     }
-    before = peak_memory()
+    before = peak_memory() / 2**20
     seconds = []
     for _ in range(repeats + 1):  # the first one compiles
         started = time.perf_counter()
@@ -61,7 +55,7 @@ def measure(side, block_size, repeats):
         seconds.append(time.perf_counter() - started)
     return {
         "seconds": min(seconds[1:]),
-        "peak_mib": peak_memory() - before,
+        "peak_mib": peak_memory() / 2**20 - before,
         "backend": keras.config.backend(),
         "keras": keras.__version__,
     }
@@ -69,14 +63,8 @@ def measure(side, block_size, repeats):
 
 def in_a_process(side, block_size, repeats):
     """`measure` in a fresh process."""
-    command = [sys.executable, __file__, "--one", str(side), str(block_size)]
-    output = subprocess.run(
-        [*command, "--repeats", str(repeats)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return json.loads(output.stdout.strip().splitlines()[-1])
+    arguments = ["--one", str(side), str(block_size), "--repeats", str(repeats)]
+    return once("scaling.py", arguments, None, dict(os.environ))
 
 
 def exponent(rows):
@@ -137,11 +125,7 @@ def main():
         ", ".join(f"{name} {slope:.2f}" for name, slope in slopes.items()) + "."
     )
     text = "\n".join(lines) + "\n"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "scaling.md").write_text(text)
-    report = {"multi_axis": axes, "full": full, "exponents": slopes}
-    (RESULTS / "scaling.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(text)
+    write("scaling", {"multi_axis": axes, "full": full, "exponents": slopes}, text)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,19 @@ benchmarks/results/.
 """
 
 import argparse
-import json
-import pathlib
 import platform
 import time
 
 import keras
 import numpy as np
 from PIL import Image, ImageDraw
+from tables import RESULTS, markdown, write
 
 import keras_muse
 from keras_muse.data import shapes, shapes_checker
 from keras_muse.models import MuseBackbone, MuseTextToImage
 from keras_muse.recipes.measures import reconstruction_quality
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 SCORES = ("exact", "background", "count", "colors", "shapes", "sizes", "relation")
 STEPS = (1, 2, 4, 8, 12, 16, 24, 48)
 SCALES = (1.0, 1.4, 2.0, 4.0, 8.0)
@@ -86,17 +84,6 @@ def about(muse):
         "machine": platform.machine(),
         "sampler": [sampler.get_config() for sampler in muse.samplers],
     }
-
-
-def markdown(title, table):
-    """A table of dicts as Markdown."""
-    columns = list(dict.fromkeys(key for row in table.values() for key in row))
-    lines = [f"## {title}", "", "| | " + " | ".join(columns) + " |"]
-    lines.append("|---" * (len(columns) + 1) + "|")
-    for name, row in table.items():
-        cells = [str(row.get(column, "")) for column in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def measure(muse, count):
@@ -169,14 +156,6 @@ def sheet(muse):
         color = "black" if exact[i] else "red"
         draw.multiline_text((x, y + side), "\n".join(lines), fill=color, spacing=0)
     page.save(RESULTS / "shapes_contact_sheet.png")
-
-
-def write(name, report, text):
-    """Writes the JSON and the Markdown, and prints the latter."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(text)
-    print(text)
 
 
 def main():

@@ -1,8 +1,6 @@
 """Tokens a second of a training step, ours on three backends and a peer's.
 
-    pip install --no-deps muse-maskgit-pytorch==0.3.5 vector-quantize-pytorch==1.32.0 \
-        memory-efficient-attention-pytorch==0.1.6 ema-pytorch==0.8.3 einops==0.8.2 \
-        einx==0.4.3 frozendict==2.5.1 beartype==0.23.1 loguru torch-einops-utils tqdm
+    pip install torch==2.13.0 && pip install -e ".[bench]"
     python benchmarks/training_step.py
 
 The base model of width 512, 8 layers, 8 heads, gated MLPs and normalised queries and
@@ -10,28 +8,33 @@ keys, over 256 tokens of 8,192 codes and 64 text embeddings of width 768: forwar
 backward and AdamW, the text embeddings given. Every row is a process of its own with
 one thread on one core (`--core`; the other cores have to be idle), one after another,
 the whole round several times; each row shows the median over all of its steps.
-The peer is `muse-maskgit-pytorch` as its README trains it. For its imports that a step
-does not use (torchvision, transformers, accelerate) there are empty modules. With
-`--gpu` all rows run on the GPU, float32 products in TF32 for all of them.
+The peer is `muse-maskgit-pytorch` as its README trains it, see peers.py. With `--gpu`
+all rows run on the GPU, float32 products in TF32 for all of them.
 """
 
 import argparse
 import json
 import os
-import pathlib
-import resource
 import shlex
 import statistics
 import subprocess
 import sys
 import time
 
-RESULTS = pathlib.Path(__file__).parent / "results"
-CODES, SIDE, WIDTH, DEPTH, HEADS = 8192, 16, 512, 8, 8
-TEXT, TEXT_WIDTH = 64, 768
-# Of a gated MLP of the peer: 4 * WIDTH * 2 / 3.
-INNER = 1365
-PEER = "muse-maskgit-pytorch"
+import ours as models
+import peers
+from peers import CODES, SIDE, TEXT, TEXT_WIDTH
+from peers import MASKGIT as PEER
+from processes import (
+    KEEP_MEMORY,
+    Failed,
+    environment,
+    once,
+    peak_memory,
+    processor,
+)
+from tables import write
+
 # Row: backend of ours or none, and its dtype policy.
 ROWS = {
     f"{PEER} float32": (None, "float32"),
@@ -53,36 +56,10 @@ def ours(dtype, batch, steps, remat):
     import keras
     import numpy as np
 
-    from keras_muse.image_tokenizer import VQGAN, VectorQuantizer
-    from keras_muse.models import MuseBackbone, MuseMaskedImageModel
-    from keras_muse.text import T5TextEncoder
-    from keras_muse.transformer import MaskedTransformer
+    from keras_muse.models import MuseMaskedImageModel
 
-    transformer = MaskedTransformer(
-        CODES,
-        SIDE,
-        num_layers=DEPTH,
-        hidden_dim=WIDTH,
-        num_heads=HEADS,
-        intermediate_dim=INNER,
-        text_dim=TEXT_WIDTH,
-        use_qk_norm=True,
-        use_gated_mlp=True,
-        dtype=dtype,
-    )
-    # What tokens and text embeddings would come from is there and has nothing to do.
-    encoder = T5TextEncoder(
-        64, num_layers=1, num_heads=2, hidden_dim=TEXT_WIDTH, intermediate_dim=8
-    )
-    vqgan = VQGAN(
-        VectorQuantizer(CODES, 8),
-        base_channels=4,
-        channel_multipliers=(1, 1),
-        strides=(16,),
-        num_residual_blocks=(0, 0),
-        groups=2,
-    )
-    backbone = MuseBackbone(encoder, [(vqgan, transformer)])
+    backbone = models.backbone(models.TRAINING, dtype)
+    transformer = backbone.transformers[0]
     trainer = MuseMaskedImageModel(backbone, remat=remat)
     trainer.compile(keras.optimizers.AdamW(1e-4, beta_2=0.96, weight_decay=0.045))
     rng = np.random.default_rng(0)
@@ -135,36 +112,17 @@ def theirs(dtype, batch, steps, remat):
     import torch
 
     del remat
-    _stand_in()
-    from muse_maskgit_pytorch import MaskGit, MaskGitTransformer, VQGanVAE, t5
-
-    t5.T5_CONFIGS[t5.DEFAULT_T5_NAME] = {
-        "config": type("Config", (), {"d_model": TEXT_WIDTH})
-    }
-    transformer = MaskGitTransformer(
-        num_tokens=CODES,
-        seq_len=SIDE * SIDE,
-        dim=WIDTH,
-        depth=DEPTH,
-        dim_head=WIDTH // HEADS,
-        heads=HEADS,
-        ff_mult=4,
-        # Overflows in bfloat16.
-        flash=dtype == "float32",
-    )
-    vae = VQGanVAE(dim=16, codebook_size=CODES, use_vgg_and_gan=False)
-    model = MaskGit(
-        image_size=256, transformer=transformer, vae=vae, cond_drop_prob=0.1
-    )
+    precision = "float32" if dtype == "float32" else "bfloat16"
+    # Its VQGAN is never called.
+    model = peers.maskgit(precision, vae_dim=16)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Under autocast it stops with an error, so its weights are bfloat16 as well.
-    precision = torch.float32 if dtype == "float32" else torch.bfloat16
-    model.to(device, precision)
-    weights = list(transformer.parameters())
+    model.to(device)
+    weights = list(model.transformer.parameters())
     optimizer = torch.optim.AdamW(weights, 1e-4, betas=(0.9, 0.96), weight_decay=0.045)
     torch.manual_seed(0)
     ids = torch.randint(0, CODES, (batch, SIDE * SIDE), device=device)
-    text = torch.randn((batch, TEXT, TEXT_WIDTH), device=device, dtype=precision)
+    shape, precision = (batch, TEXT, TEXT_WIDTH), getattr(torch, precision)
+    text = torch.randn(shape, device=device, dtype=precision)
     seconds = []
     for step in range(steps + 3):
         began = time.perf_counter()
@@ -177,25 +135,6 @@ def theirs(dtype, batch, steps, remat):
             seconds.append(time.perf_counter() - began)
     count = sum(weight.numel() for weight in weights)
     return seconds, count, {"torch": torch.__version__}
-
-
-def _stand_in():
-    """Empty modules for what the peer imports and a step does not use."""
-    import importlib.machinery
-    import unittest.mock
-
-    for name in (
-        "torchvision",
-        "torchvision.transforms",
-        "torchvision.datasets",
-        "torchvision.utils",
-        "torchvision.models",
-        "transformers",
-        "accelerate",
-    ):
-        module = unittest.mock.MagicMock(name=name)
-        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
-        sys.modules[name] = module
 
 
 def _peak_memory(backend):
@@ -216,7 +155,7 @@ def _peak_memory(backend):
 
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()
 
 
 def _version(backend):
@@ -225,29 +164,17 @@ def _version(backend):
 
 def run_row(row, batch, steps, core, gpu):
     """One row in a process of its own; its JSON."""
-    backend, _ = ROWS[row]
-    variables = {"NVIDIA_TF32_OVERRIDE": "1"}
-    if not gpu:
+    backend = ROWS[row][0] or "torch"
+    arguments = ["--row", row, "--batch", str(batch), "--steps", str(steps)]
+    if gpu:
         variables = {
-            "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-            # PyTorch's memory is mapped anew for every tensor otherwise.
-            "MALLOC_ARENA_MAX": "1",
-            "MALLOC_MMAP_MAX_": "0",
-            "MALLOC_TRIM_THRESHOLD_": "17179869184",
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "NVIDIA_TF32_OVERRIDE": "1",
         }
-    command = [sys.executable, __file__, "--row", row]
-    command += ["--batch", str(batch), "--steps", str(steps)]
-    result = subprocess.run(
-        command if gpu else ["taskset", "-c", str(core), *command],
-        env={**os.environ, "KERAS_BACKEND": backend or "torch", **variables},
-        capture_output=True,
-        text=True,
-    )
-    if result.returncode:
-        print(f"{row} failed:\n{result.stderr[-3000:]}", flush=True)
-        return None
-    return json.loads(result.stdout.splitlines()[-1])
+        return once("training_step.py", arguments, None, variables)
+    variables = environment(backend, **KEEP_MEMORY)
+    return once("training_step.py", arguments, core, variables)
 
 
 def machine(gpu):
@@ -255,9 +182,7 @@ def machine(gpu):
     if gpu:
         command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         return subprocess.check_output(command, text=True).strip()
-    text = pathlib.Path("/proc/cpuinfo").read_text()
-    names = [x for x in text.splitlines() if x.startswith("model name")]
-    return f"one core of {names[0].partition(':')[2].strip() if names else 'a CPU'}"
+    return f"one core of {processor()}"
 
 
 def report(found, options):
@@ -320,18 +245,19 @@ def main():
     found, failed = {}, False
     for _ in range(options.rounds):
         for row in options.only:
-            x = run_row(row, options.batch, options.steps, options.core, options.gpu)
-            if x is None:
+            try:
+                x = run_row(
+                    row, options.batch, options.steps, options.core, options.gpu
+                )
+            except Failed as error:
+                print(f"{row}: {error}", flush=True)
                 failed = True
                 continue
             print(row, [round(s, 4) for s in x["seconds"]], flush=True)
             before = found.get(row, {"seconds": []})["seconds"]
             found[row] = {**x, "seconds": before + x["seconds"]}
     text = report(found, options)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{options.name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / f"{options.name}.md").write_text(text)
-    print(text)
+    write(options.name, found, text)
     sys.exit(failed)
 
 
