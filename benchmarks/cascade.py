@@ -10,9 +10,8 @@ captions and seeds make the same base tokens for (a) base, its 64 x 64 pictures 
 that of true 128 x 128 pictures after the way there and back through the tokens of each.
 
 The Frechet distance compares generated pictures with the true ones of the same
-captions, on the features of an untrained network (three convolutions of stride 2,
-seed 0, mean and deviation over the picture of 64 channels): it sees edges, textures
-and colours, and it is not comparable with any FID on Inception features.
+captions, on `keras_muse.evaluation.untrained_features`: it sees edges, textures and
+colours, and it is not comparable with any FID on Inception features.
 """
 
 import argparse
@@ -27,45 +26,13 @@ from shapes_agreement import markdown
 
 import keras_muse
 from keras_muse.data import shapes, shapes_checker
+from keras_muse.evaluation import FrechetDistance, psnr, untrained_features
+from keras_muse.evaluation.reconstruction import make_reconstruct, to_uint8
 from keras_muse.image_tokenizer import downscale
-from keras_muse.models.compilation import compile_inference
 from keras_muse.recipes.tokenizers import fit_tokenizer
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SEED, BATCH = 11, 50
-
-
-def feature_extractor():
-    """Pictures (B, 128, 128, 3) in [0, 1] to (B, 128) features."""
-    layers = [
-        keras.layers.Conv2D(
-            filters,
-            3,
-            2,
-            activation="relu",
-            kernel_initializer=keras.initializers.HeNormal(seed=index),
-        )
-        for index, filters in enumerate((32, 64, 64))
-    ]
-    network = keras.Sequential([keras.Input((128, 128, 3)), *layers])
-
-    def features(images):
-        maps = ops.convert_to_numpy(network.predict_on_batch(images)).astype("float64")
-        return np.concatenate([maps.mean((1, 2)), maps.std((1, 2))], axis=-1)
-
-    return features
-
-
-def frechet_distance(first, second):
-    """Of two sets of features (N, D), as if each were normal."""
-    means = [rows.mean(0) for rows in (first, second)]
-    covariances = [np.cov(rows, rowvar=False) for rows in (first, second)]
-    values, vectors = np.linalg.eigh(covariances[0])
-    root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
-    product = np.linalg.eigvalsh(root @ covariances[1] @ root)
-    traces = sum(np.trace(covariance) for covariance in covariances)
-    distance = np.sum((means[0] - means[1]) ** 2)
-    return float(distance + traces - 2 * np.sum(np.sqrt(np.maximum(product, 0.0))))
 
 
 def batches(rows):
@@ -85,28 +52,23 @@ def resize(images, side):
 
 def coder(vqgan):
     """uint8 pictures to uint8 pictures through the tokens of `vqgan`."""
-    reconstruct = compile_inference(vqgan, vqgan.reconstruct)
+    reconstruct = make_reconstruct(vqgan)
 
     def function(images):
         return np.concatenate(
-            [
-                to_uint8(ops.convert_to_numpy(reconstruct(ops.convert_to_tensor(rows))))
-                for rows in batches(images)
-            ]
+            [to_uint8(reconstruct(rows)[1]) for rows in batches(images)]
         )
 
     return function
 
 
-def to_uint8(images):
-    """Rounded."""
-    return np.uint8(np.round(np.asarray(images) * 255.0))
-
-
-def psnr(images, originals):
-    """Mean over the pictures, dB."""
-    error = np.mean((images / 255.0 - originals / 255.0) ** 2, axis=(1, 2, 3))
-    return float(np.mean(-10 * np.log10(error + 1e-10)))
+def frechet_distance(extractor, images, originals):
+    """Of two sets of uint8 pictures."""
+    distance = FrechetDistance(extractor)
+    for pictures, real in ((images, False), (originals, True)):
+        for rows in batches(pictures):
+            distance.update(rows, real)
+    return distance.result()["frechet_distance"]
 
 
 def plain_decoder(vqgan, folder, steps):
@@ -146,8 +108,7 @@ def measure(muse, folder, steps, count):
         "b": coder(plain.stages[1].image_tokenizer)(originals),
         "c": coder(high)(originals),
     }
-    features = feature_extractor()
-    true = np.concatenate([features(rows / 255.0) for rows in batches(originals)])
+    extractor = untrained_features()
     titles = {
         "a": "(a) base, resized",
         "b": "(b) base + super-resolution",
@@ -156,16 +117,17 @@ def measure(muse, folder, steps, count):
     table = {}
     for name, title in titles.items():
         agreement = shapes_checker.agreement(pictures[name], captions)
-        made = np.concatenate([features(r / 255.0) for r in batches(pictures[name])])
+        distance = frechet_distance(extractor, pictures[name], originals)
         table[title] = {
             "exact": round(float(agreement["exact"].mean()), 4),
-            "Frechet distance": round(frechet_distance(made, true), 5),
-            "reconstruction PSNR": round(psnr(rebuilt[name], originals), 2),
+            "Frechet distance": round(distance, 5),
+            "reconstruction PSNR": round(
+                float(np.mean(psnr(rebuilt[name], originals))), 2
+            ),
         }
     # What nothing but other scenes amounts to.
-    again = np.concatenate([features(rows / 255.0) for rows in batches(others)])
     table["true pictures of other captions"] = {
-        "Frechet distance": round(frechet_distance(again, true), 5)
+        "Frechet distance": round(frechet_distance(extractor, others, originals), 5)
     }
     return table, pictures
 

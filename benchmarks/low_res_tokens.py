@@ -15,11 +15,12 @@ import argparse
 
 import keras
 import numpy as np
-from cascade import batches, feature_extractor, frechet_distance
+from cascade import batches, frechet_distance
 from shapes_agreement import markdown, write
 
 import keras_muse
 from keras_muse.data import shapes, shapes_checker
+from keras_muse.evaluation import untrained_features
 from keras_muse.models import MuseMaskedImageModel
 from keras_muse.recipes.fitting import muon
 from keras_muse.recipes.measures import Translation
@@ -52,14 +53,14 @@ class Measure:
 
     def __init__(self, muse, count):
         """Draws the base tokens of `count` captions."""
-        self.muse, self.features = muse, feature_extractor()
+        self.muse, self.extractor = muse, untrained_features()
         self.true = Translation(
             muse.backbone, muse.preprocessor, muse.samplers, SEED + 1, count=64
         )
         images, self.captions = shapes.examples(
             "held_out_captions", 0, count, SEED + 2, 2
         )
-        self.wanted = self.features_of(images)
+        self.wanted = images
         self.seeds = np.arange(count, dtype="int32")
         self.base = np.concatenate(
             [
@@ -67,10 +68,6 @@ class Measure:
                 for captions, seeds in zip(batches(self.captions), batches(self.seeds))
             ]
         )
-
-    def features_of(self, images):
-        """(B, 128) features of pictures."""
-        return np.concatenate([self.features(b / 255.0) for b in batches(images)])
 
     def __call__(self):
         """A row of the table."""
@@ -84,14 +81,14 @@ class Measure:
             images.append(self.muse.decode_images(tokens[-1]))
         images = np.concatenate(images)
         exact = shapes_checker.agreement(images, self.captions)["exact"]
-        made = self.features_of(images)
+        distance = frechet_distance(self.extractor, images, self.wanted)
         true = self.true()
         return {
             "true tokens: high-res tokens right": true["test_tokens"],
             "PSNR": true["test_psnr"],
             "agreement": true["test_agreement"],
             "drawn tokens: agreement": round(float(exact.mean()), 4),
-            "Frechet distance": round(frechet_distance(made, self.wanted), 5),
+            "Frechet distance": round(distance, 5),
         }
 
     def of_base(self):

@@ -21,8 +21,8 @@ from PIL import Image
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from keras_muse.evaluation.sheets import contact_sheet
 from keras_muse.models import MuseTextToImage
-from keras_muse.recipes.progress import contact_sheet
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_emoji"
 PANELS = (

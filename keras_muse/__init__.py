@@ -11,6 +11,7 @@ choose_backend()
 from keras_muse import (  # noqa: E402
     data,
     decoding,
+    evaluation,
     image_tokenizer,
     models,
     presets,
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "data",
     "decoding",
+    "evaluation",
     "image_tokenizer",
     "models",
     "presets",

@@ -4,7 +4,15 @@ import argparse
 import sys
 
 import keras_muse
-from keras_muse.cli import editing, export, generate, prepare, presets, train
+from keras_muse.cli import (
+    editing,
+    evaluate,
+    export,
+    generate,
+    prepare,
+    presets,
+    train,
+)
 from keras_muse.cli.options import LAYOUT
 
 __all__ = ["main", "make_parser"]
@@ -14,6 +22,7 @@ EXAMPLES = """examples:
   keras-muse inpaint out.png mask.png "a large blue square" --output painted.png
   keras-muse prepare pictures tokens --preset my_muse
   keras-muse train emoji.toml --folder runs/emoji
+  keras-muse evaluate muse_shapes shapes --count 200 --output shapes.json
   keras-muse export my_muse served/muse --version 1
   keras-muse presets
   keras-muse train-shapes --folder runs/muse_shapes
@@ -60,6 +69,6 @@ def make_parser():
         "--version", action="version", version=f"keras-muse {keras_muse.__version__}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (generate, editing, prepare, train, export, presets):
+    for module in (generate, editing, prepare, train, evaluate, export, presets):
         module.add_commands(commands)
     return parser

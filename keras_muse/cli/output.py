@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import keras_muse
-from keras_muse.recipes.progress import contact_sheet
+from keras_muse.evaluation.sheets import contact_sheet
 
 __all__ = [
     "Output",

@@ -10,8 +10,10 @@ import numpy as np
 from keras import ops
 
 from keras_muse.data import shapes, shapes_checker
+from keras_muse.evaluation import CaptionAgreement, psnr
+from keras_muse.evaluation.reconstruction import make_reconstruct, to_uint8
+from keras_muse.image_tokenizer import CodebookUsage
 from keras_muse.models import MuseBackbone, MuseTextToImage
-from keras_muse.models.compilation import compile_inference
 
 __all__ = ["Log", "TextUse", "Translation", "reconstruction_quality"]
 
@@ -58,21 +60,20 @@ class Log(keras.callbacks.Callback):
 
 def reconstruction_quality(vqgan, images, captions):
     """PSNR, caption agreement and codebook usage of reconstructions."""
-    encode = compile_inference(vqgan, vqgan.encode)
-    decode = compile_inference(vqgan, vqgan.decode)
-    tokens, decoded = [], []
+    reconstruct = make_reconstruct(vqgan)
+    decibels, usage = [], CodebookUsage(vqgan.codebook_size)
+    agreement = CaptionAgreement()
     # A larger decoder fills the memory with 500 pictures at once.
-    for batch in np.split(images, range(50, len(images), 50)):
-        ids = encode(ops.convert_to_tensor(batch))
-        tokens.append(ops.convert_to_numpy(ids))
-        decoded.append(ops.convert_to_numpy(decode(ids)))
-    tokens, decoded = np.concatenate(tokens), np.concatenate(decoded)
-    error = np.mean((decoded - images / 255.0) ** 2, axis=(1, 2, 3))
-    agreement = shapes_checker.agreement(np.uint8(np.round(decoded * 255)), captions)
+    for start in range(0, len(images), 50):
+        batch = images[start : start + 50]
+        tokens, decoded = reconstruct(batch)
+        usage.update_state(tokens)
+        decibels.append(psnr(decoded, batch))
+        agreement.update(to_uint8(decoded), captions[start : start + 50])
     return {
-        "test_psnr": round(float(np.mean(-10 * np.log10(error))), 2),
-        "test_agreement": round(float(np.mean(agreement["exact"])), 4),
-        "test_usage": round(len(np.unique(tokens)) / vqgan.codebook_size, 4),
+        "test_psnr": round(float(np.mean(np.concatenate(decibels))), 2),
+        "test_agreement": round(agreement.result()["exact"], 4),
+        "test_usage": round(float(usage.result()), 4),
     }
 
 
@@ -179,10 +180,9 @@ class Translation:
             self.captions, None, seeds, start_tokens=[self.tokens[0], None]
         )[-1]
         images = self.muse.decode_images(tokens)
-        error = np.mean((images / 255.0 - self.images / 255.0) ** 2, axis=(1, 2, 3))
         agreement = shapes_checker.agreement(images, self.captions)
         return {
             "test_tokens": round(float(np.mean(tokens == self.tokens[1])), 4),
-            "test_psnr": round(float(np.mean(-10 * np.log10(error + 1e-10))), 2),
+            "test_psnr": round(float(np.mean(psnr(images, self.images))), 2),
             "test_agreement": round(float(np.mean(agreement["exact"])), 4),
         }

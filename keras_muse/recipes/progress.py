@@ -6,13 +6,13 @@ import pathlib
 import time
 
 import keras
-import numpy as np
 from PIL import Image
 
 from keras_muse import distribution
 from keras_muse.data import files
+from keras_muse.evaluation.sheets import contact_sheet
 
-__all__ = ["CSVLog", "SampleGrid", "Throughput", "contact_sheet"]
+__all__ = ["CSVLog", "SampleGrid", "Throughput"]
 
 
 class Throughput(keras.callbacks.Callback):
@@ -138,14 +138,3 @@ def _write_summary(folder, step, picture, scalars):
             number = tf.constant(value, "float32")
             tf.summary.write(name, number, metadata=metadata("scalars"))
     writer.close()
-
-
-def contact_sheet(pictures, columns=None):
-    """Pictures (B, H, W, 3) as one, about as wide as high or of so many columns."""
-    count, height, width, channels = pictures.shape
-    columns = columns or int(np.ceil(np.sqrt(count)))
-    rows = -(-count // columns)
-    sheet = np.full((rows * columns, height, width, channels), 255, "uint8")
-    sheet[:count] = pictures
-    sheet = sheet.reshape(rows, columns, height, width, channels)
-    return sheet.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, -1)
