@@ -6,6 +6,7 @@ from keras_muse.image_tokenizer.discriminator import (
 )
 from keras_muse.image_tokenizer.finite_scalar_quantizer import FiniteScalarQuantizer
 from keras_muse.image_tokenizer.images import downscale
+from keras_muse.image_tokenizer.lookup_free_quantizer import LookupFreeQuantizer
 from keras_muse.image_tokenizer.losses import (
     HingeDiscriminatorLoss,
     HingeGeneratorLoss,
@@ -27,6 +28,7 @@ __all__ = [
     "FiniteScalarQuantizer",
     "HingeDiscriminatorLoss",
     "HingeGeneratorLoss",
+    "LookupFreeQuantizer",
     "NonSaturatingDiscriminatorLoss",
     "NonSaturatingGeneratorLoss",
     "PatchDiscriminator",

@@ -1,7 +1,8 @@
 """The contract of a quantizer, and its gradient estimators.
 
 A quantizer turns each embedding of an image into the index of a code and back. The
-concrete ones are `VectorQuantizer` and `FiniteScalarQuantizer`.
+concrete ones are `VectorQuantizer`, `FiniteScalarQuantizer` and
+`LookupFreeQuantizer`.
 """
 
 import keras

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_muse.distribution import DistributedTrainer
+from keras_muse.distribution import DistributedTrainer, mean
 from keras_muse.image_tokenizer import losses, metrics
 from keras_muse.image_tokenizer.images import unit_images
 from keras_muse.losses import Average
@@ -31,6 +31,12 @@ class VQGANTrainer(DistributedTrainer, keras.Model):
     the gradients are those of the usual two alternating losses. For two learning rates
     pass a `keras.optimizers.MultiOptimizer`. What is saved after training is `vqgan`;
     the trainer only holds it.
+
+    With `use_ema` of the optimizer, `fit` leaves all weights at their moving average,
+    as Keras does, and with the same momentum also what the quantizer learns without
+    gradients: the codebook of an encoder's average is the average of its codebooks.
+    The codebook that belongs to the last encoder would be ahead of it. A
+    `MultiOptimizer` averages what has gradients alone.
 
     `fit` and `evaluate` take batches of images, (B, H, W, 3), uint8 or float in [0,
     1], or dicts with the key `"images"`. The logs show every term before it is
@@ -72,6 +78,8 @@ class VQGANTrainer(DistributedTrainer, keras.Model):
             aggregation="only_first_replica",
             name="steps",
         )
+        self._running = {}
+        self._momentum = None
         self.built = True
 
     @property
@@ -91,6 +99,8 @@ class VQGANTrainer(DistributedTrainer, keras.Model):
         adversarial=None,
         adversarial_weight=0.1,
         adversarial_start_step=0,
+        lecam_weight=0.0,
+        lecam_decay=0.99,
         **kwargs,
     ):
         """Sets the optimizer and the terms of the loss.
@@ -112,12 +122,19 @@ class VQGANTrainer(DistributedTrainer, keras.Model):
                 the paper's.
             adversarial_start_step: int. Training steps before which the adversarial
                 terms are multiplied by 0. Defaults to 0.
+            lecam_weight: float. Weight of the term that holds the discriminator's
+                logits of images near the running mean of those of reconstructions, and
+                the other way round (LeCAM, arXiv 2104.03310, section 3.2), which helps
+                where images are few. Defaults to 0, no such term.
+            lecam_decay: float in [0, 1). Of these running means. They begin with the
+                first batch of the adversarial terms. Defaults to 0.99, the paper's.
             **kwargs: `jit_compile`, `steps_per_execution`, `run_eagerly`,
                 `auto_scale_loss` of `keras.Model.compile`.
 
         Raises:
-            ValueError: A term is not one of the above, or `adversarial` is given
-                without a discriminator.
+            ValueError: A term is not one of the above, a weight or decay is out of
+                range, or `adversarial` or `lecam_weight` is given without a
+                discriminator.
         """
         if isinstance(reconstruction, str):
             if reconstruction not in _RECONSTRUCTION:
@@ -138,6 +155,17 @@ class VQGANTrainer(DistributedTrainer, keras.Model):
                 f"`adversarial={adversarial!r}` needs a trainer with a discriminator, "
                 "got `discriminator=None`."
             )
+        if lecam_weight < 0:
+            raise ValueError(
+                f"`lecam_weight` must not be negative, got {lecam_weight}."
+            )
+        if lecam_weight and self.discriminator is None:
+            raise ValueError(
+                f"`lecam_weight={lecam_weight}` needs a trainer with a discriminator, "
+                "got `discriminator=None`."
+            )
+        if not 0 <= lecam_decay < 1:
+            raise ValueError(f"`lecam_decay` must be in [0, 1), got {lecam_decay}.")
         super().compile(optimizer=optimizer, loss=None, metrics=[], **kwargs)
         self.reconstruction_loss = reconstruction
         self.reconstruction_weight = reconstruction_weight
@@ -150,10 +178,22 @@ class VQGANTrainer(DistributedTrainer, keras.Model):
             self.discriminator_loss = discriminator_loss()
         self.adversarial_weight = adversarial_weight
         self.adversarial_start_step = adversarial_start_step
+        self.lecam_weight = lecam_weight
+        self.lecam_decay = lecam_decay
+        if lecam_weight:
+            self._mean_real = self._running_mean("mean_real_logit")
+            self._mean_fake = self._running_mean("mean_fake_logit")
+        # One that scales the loss has it inside.
+        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        self._momentum = inner.ema_momentum if inner.use_ema else None
+        for variable, average in self.averages:
+            # A copy: JAX cannot give one buffer to a step twice.
+            average.assign(ops.copy(variable))
 
         names = ["loss", "reconstruction", *self.vqgan.quantizer.penalty_names]
         names += ["perceptual"] if perceptual is not None else []
         names += ["generator", "discriminator"] if adversarial is not None else []
+        names += ["lecam"] if lecam_weight else []
         self.trackers = {name: keras.metrics.Mean(name) for name in names}
         self.psnr = metrics.PSNR()
         self.codebook_usage = metrics.CodebookUsage(self.vqgan.codebook_size)
@@ -190,25 +230,85 @@ class VQGANTrainer(DistributedTrainer, keras.Model):
             weights["perceptual"] = self.perceptual_weight
         if "generator" in self.trackers:
             gate = ops.cast(self.steps >= self.adversarial_start_step, "float32")
-            terms.update(self._adversarial_terms(real, fake))
+            terms.update(self._adversarial_terms(real, fake, training))
             weights["generator"] = gate * self.adversarial_weight
             weights["discriminator"] = gate
+            weights["lecam"] = gate * self.lecam_weight
         if training:
+            for variable, average in self.averages:
+                share = ops.where(self.steps > 0, self._momentum, 0.0)
+                average.assign(share * average + (1.0 - share) * variable)
             self.steps.assign_add(1)
         loss = sum(weights.get(name, 1.0) * term for name, term in terms.items())
         self._track({"loss": loss, **terms}, y_pred)
         return loss
 
-    def _adversarial_terms(self, real, fake):
+    def _adversarial_terms(self, real, fake, training):
         verdict = losses.frozen_call(self.discriminator, fake)
         real_logits = self.discriminator(real, training=True)
         fake_logits = self.discriminator(ops.stop_gradient(fake), training=True)
         on_real = self.discriminator_loss(ops.ones_like(real_logits), real_logits)
         on_fake = self.discriminator_loss(ops.zeros_like(fake_logits), fake_logits)
-        return {
+        terms = {
             "generator": self.generator_loss(ops.ones_like(verdict), verdict),
             "discriminator": (on_real + on_fake) / 2.0,
         }
+        if self.lecam_weight:
+            terms["lecam"] = self._lecam(real_logits, fake_logits, training)
+        return terms
+
+    def _lecam(self, real_logits, fake_logits, training):
+        """Squared distances of logits to the running mean of the other side's."""
+        if training:
+            # Before the adversarial terms begin, logits say nothing.
+            since = self.steps - self.adversarial_start_step
+            decay = ops.where(since > 0, self.lecam_decay, 0.0)
+            share = ops.where(since < 0, 1.0, decay)
+            for average, logits in (
+                (self._mean_real, real_logits),
+                (self._mean_fake, fake_logits),
+            ):
+                now = mean(ops.stop_gradient(ops.mean(logits)))
+                average.assign(share * average + (1.0 - share) * now)
+        on_real = ops.square(real_logits - self._mean_fake)
+        on_fake = ops.square(fake_logits - self._mean_real)
+        return self.average(on_real, on_real) + self.average(on_fake, on_fake)
+
+    @property
+    def averages(self):
+        """Pairs of variables that have no gradient and their averages, a list.
+
+        Empty where the optimizer has no `use_ema`, or the quantizer learns all by
+        gradients or nothing.
+        """
+        quantizer = self.vqgan.quantizer
+        if self._momentum is None or not quantizer.trainable:
+            return []
+        return [
+            (variable, self._running_mean(f"mean_{variable.name}", variable.shape))
+            for variable in quantizer.non_trainable_variables
+            if "float" in variable.dtype
+        ]
+
+    def _running_mean(self, name, shape=()):
+        """A weight of the trainer, the same one after another `compile`."""
+        if name not in self._running:
+            self._running[name] = self.add_weight(
+                shape=shape,
+                initializer="zeros",
+                trainable=False,
+                dtype="float32",
+                aggregation="only_first_replica",
+                name=name,
+            )
+        return self._running[name]
+
+    def fit(self, x=None, *args, **kwargs):
+        """As `keras.Model.fit`; see `keras_muse.distribution.DistributedTrainer`."""
+        history = super().fit(x, *args, **kwargs)
+        for variable, average in self.averages:
+            variable.assign(ops.copy(average))
+        return history
 
     def _track(self, terms, y_pred):
         # A loss divides by the replicas of `tf.distribute`, a metric sums over them.

@@ -54,7 +54,8 @@ def make_optimizer(
         global_clipnorm: optional float.
         gradient_accumulation_steps: optional int, at least 2. Batches of an update.
         ema_momentum: optional float in [0, 1), such as 0.9999. The weights are at the
-            end their own exponential moving average, as `fit` of Keras leaves them.
+            end their own exponential moving average, as `fit` of Keras leaves them; the
+            recipes validate and draw samples with the average as well.
 
     Returns:
         `keras.optimizers.AdamW`.

@@ -4,6 +4,7 @@ import shutil
 
 from keras_muse import distribution
 from keras_muse.data import BadRecord, BadRecords, tf_batches
+from keras_muse.recipes.averaging import AveragedWeights, averages_weights
 from keras_muse.recipes.checkpoints import Checkpoints
 from keras_muse.recipes.progress import CSVLog, SampleGrid, Throughput
 
@@ -60,6 +61,10 @@ def fit_to_the_end(
     )
     name, count = unit
     callbacks = [Throughput(name, count * batch_size), checkpoints]
+    if averages_weights(trainer.optimizer):
+        averaged = AveragedWeights()
+        callbacks.append(averaged)
+        draw = averaged.around(draw) if draw is not None else None
     if devices.is_chief:
         callbacks.append(CSVLog(folder / "log.csv", checkpoints, verbose))
     if draw is not None:

@@ -16,6 +16,7 @@ from keras_muse import distribution
 from keras_muse.image_tokenizer import (
     VQGAN,
     FiniteScalarQuantizer,
+    LookupFreeQuantizer,
     PatchDiscriminator,
     PerceptualLoss,
     VectorQuantizer,
@@ -32,7 +33,11 @@ from keras_muse.recipes.running import (
 
 __all__ = ["quantizer_of", "train_decoder", "train_image_tokenizer"]
 
-QUANTIZERS = {"vector": VectorQuantizer, "finite_scalar": FiniteScalarQuantizer}
+QUANTIZERS = {
+    "vector": VectorQuantizer,
+    "finite_scalar": FiniteScalarQuantizer,
+    "lookup_free": LookupFreeQuantizer,
+}
 # Of VGG16, the last layer of each block before it is pooled.
 VGG_LAYERS = ["block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3"]
 SHOWN = 8
@@ -55,6 +60,7 @@ def train_image_tokenizer(
     adversarial="hinge",
     adversarial_weight=0.1,
     adversarial_start_step=0,
+    lecam_weight=None,
     validation=None,
     max_bad_fraction=0.01,
     seed=0,
@@ -70,13 +76,14 @@ def train_image_tokenizer(
         batch_size: int. Defaults to 32.
         steps_per_epoch: int. Steps between two checkpoints, and lines of the log.
             Defaults to 500.
-        quantizer: optional dict: `"kind"`, `"vector"` or `"finite_scalar"`, and the
-            arguments of that quantizer. Defaults to a `VectorQuantizer` of 1,024 codes
-            of width 32.
+        quantizer: optional dict: `"kind"`, `"vector"`, `"finite_scalar"` or
+            `"lookup_free"`, and the arguments of that quantizer. Defaults to a
+            `VectorQuantizer` of 1,024 codes of width 32.
         model: optional dict, arguments of `VQGAN`.
         optimizer: optional dict, arguments of `make_optimizer`, of which here beta_2 is
             .99 and the weight decay 0, as the paper has it for image tokenizers, unless
-            they are given. Defaults to `"paper"`.
+            they are given. Defaults to `"paper"`. With `ema_momentum` the log's
+            validation, the samples and the preset are those of the averaged weights.
         reconstruction: see `VQGANTrainer.compile`. Defaults to `"l2"`.
         reconstruction_weight: float. Defaults to 1.
         perceptual: `"vgg16"`, which is left out with a warning where its weights cannot
@@ -88,6 +95,8 @@ def train_image_tokenizer(
         adversarial: `"hinge"` or `"non_saturating"`. Defaults to `"hinge"`.
         adversarial_weight: float. Defaults to 0.1, the paper's.
         adversarial_start_step: int. Defaults to 0.
+        lecam_weight: optional float. See `VQGANTrainer.compile`. Defaults to no such
+            term.
         validation: optional `PictureRecords`. Read after every epoch.
         max_bad_fraction: float in [0, 1]. The training stops if more of all records
             cannot be used. Defaults to 0.01.
@@ -124,6 +133,7 @@ def train_image_tokenizer(
         "adversarial": None if discriminator is None else adversarial,
         "adversarial_weight": adversarial_weight,
         "adversarial_start_step": adversarial_start_step,
+        "lecam_weight": lecam_weight or 0.0,
     }
     return _train_vqgan(folder, records, make, loss, validation, settings, verbose)
 

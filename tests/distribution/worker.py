@@ -85,7 +85,7 @@ def make_muse():
 
 
 def make_vqgan():
-    """With a discriminator, and a codebook that moves and revives nothing."""
+    """With a discriminator and averages, a codebook that moves and revives nothing."""
     import keras
 
     from keras_muse.image_tokenizer import (
@@ -111,7 +111,9 @@ def make_vqgan():
         set_weights(part, scale=0.3)
     vqgan.quantizer.usage.assign(np.ones(32, "float32"))
     trainer = VQGANTrainer(vqgan, critic)
-    trainer.compile(keras.optimizers.SGD(0.01))
+    trainer.compile(
+        keras.optimizers.SGD(0.01, use_ema=True, ema_momentum=0.5), lecam_weight=0.1
+    )
     return trainer
 
 

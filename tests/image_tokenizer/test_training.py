@@ -7,6 +7,7 @@ from keras_muse.image_tokenizer import (
     FiniteScalarQuantizer,
     HingeDiscriminatorLoss,
     HingeGeneratorLoss,
+    LookupFreeQuantizer,
     PatchDiscriminator,
     PerceptualLoss,
     VectorQuantizer,
@@ -38,8 +39,9 @@ def assert_equal(actual, expected, atol=1e-6):
 class Reference(keras.Model):
     """The two usual alternating losses, the frozen half frozen by `trainable`."""
 
-    def __init__(self, vqgan, discriminator, half, weight):
+    def __init__(self, vqgan, discriminator, half, weight, lecam=0.0):
         super().__init__()
+        self.lecam = lecam
         self.vqgan, self.discriminator = vqgan, discriminator
         self.half, self.weight = half, weight
         vqgan.trainable = half == "generator"
@@ -58,8 +60,13 @@ class Reference(keras.Model):
             real = self.discriminator(y_pred)
             fake = self.discriminator(fake)
             loss = HingeDiscriminatorLoss()
-            return 0.5 * (
-                loss(ops.ones_like(real), real) + loss(ops.zeros_like(fake), fake)
+            # In the first step the running means are those of the batch.
+            near_fake = ops.square(real - ops.stop_gradient(ops.mean(fake)))
+            near_real = ops.square(fake - ops.stop_gradient(ops.mean(real)))
+            return (
+                0.5 * loss(ops.ones_like(real), real)
+                + 0.5 * loss(ops.zeros_like(fake), fake)
+                + self.lecam * (ops.mean(near_fake) + ops.mean(near_real))
             )
         logits = self.discriminator(fake)
         penalties = self.vqgan.quantizer.penalties(embeddings, codes, ids)
@@ -70,20 +77,25 @@ class Reference(keras.Model):
         )
 
 
-@pytest.mark.parametrize("update", ["ema", "loss"])
-def test_one_step_equals_two_alternating_passes(update):
+@pytest.mark.parametrize("update, lecam", [("ema", 0.0), ("loss", 0.3)])
+def test_one_step_equals_two_alternating_passes(update, lecam):
     x = images(4, 8)
     expected = {}
     for half in ("generator", "discriminator"):
         vqgan, discriminator = parts(update=update)
-        model = Reference(vqgan, discriminator, half, weight=0.7)
+        model = Reference(vqgan, discriminator, half, 0.7, lecam)
         model.compile(optimizer=keras.optimizers.SGD(0.1), run_eagerly=True)
         model.train_on_batch(x)
         trained = vqgan if half == "generator" else discriminator
         expected[half] = weights(trained)
     vqgan, discriminator = parts(update=update)
     trainer = VQGANTrainer(vqgan, discriminator)
-    trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=True, adversarial_weight=0.7)
+    trainer.compile(
+        keras.optimizers.SGD(0.1),
+        run_eagerly=True,
+        adversarial_weight=0.7,
+        lecam_weight=lecam,
+    )
     trainer.train_on_batch(x)
     assert_equal(weights(vqgan), expected["generator"])
     assert_equal(weights(discriminator), expected["discriminator"])
@@ -131,6 +143,47 @@ def test_nothing_adversarial_happens_before_its_start():
     assert max(moved) > 1e-5
 
 
+def test_lecam_keeps_running_means_of_logits():
+    start, decay = 2, 0.6
+    vqgan = tiny_vqgan(FiniteScalarQuantizer((5, 5, 5)))
+    _, discriminator = parts()
+    set_weights(vqgan, scale=0.3)
+    trainer = VQGANTrainer(vqgan, discriminator)
+    # Nothing moves, so logits can be computed again.
+    trainer.compile(
+        keras.optimizers.SGD(0.0),
+        adversarial_start_step=start,
+        lecam_weight=0.5,
+        lecam_decay=decay,
+    )
+    mean_real = mean_fake = 0.0
+    for step in range(5):
+        x = images(4, 8, seed=step)
+        real = ops.convert_to_numpy(discriminator(x))
+        fake = ops.convert_to_numpy(discriminator(vqgan(x)))
+        if step == start:
+            mean_real, mean_fake = real.mean(), fake.mean()
+        if step > start:
+            mean_real = decay * mean_real + (1 - decay) * real.mean()
+            mean_fake = decay * mean_fake + (1 - decay) * fake.mean()
+        logs = trainer.fit(x, verbose=0).history
+        expected = ((real - mean_fake) ** 2).mean() + ((fake - mean_real) ** 2).mean()
+        assert logs["lecam"][0] == pytest.approx(expected, rel=1e-4)
+        assert logs["loss"][0] == pytest.approx(
+            logs["reconstruction"][0]
+            + (step >= start) * (0.1 * logs["generator"][0] + logs["discriminator"][0])
+            + (step >= start) * 0.5 * expected,
+            rel=1e-4,
+        )
+    # A look at other pictures leaves the means alone.
+    for _ in range(2):
+        found = trainer.evaluate(images(4, 8, seed=9), verbose=0, return_dict=True)
+        real = ops.convert_to_numpy(discriminator(images(4, 8, seed=9)))
+        fake = ops.convert_to_numpy(discriminator(vqgan(images(4, 8, seed=9))))
+        expected = ((real - mean_fake) ** 2).mean() + ((fake - mean_real) ** 2).mean()
+        assert found["lecam"] == pytest.approx(expected, rel=1e-4)
+
+
 def feature_model():
     model = keras.Sequential(
         [keras.Input((None, None, 3)), keras.layers.Conv2D(4, 3, name="conv")]
@@ -167,6 +220,7 @@ def test_histories_agree_between_backends(parity):
         VectorQuantizer(32, 4, gradient="rotation", decay=0.9),
         VectorQuantizer(32, 4, update="loss", entropy_weight=0.1),
         FiniteScalarQuantizer((5, 5, 5)),
+        LookupFreeQuantizer(64),
     ],
 )
 def test_training_learns_random_pictures(quantizer):
@@ -244,5 +298,11 @@ def test_bad_arguments_are_named():
         VQGANTrainer(vqgan, discriminator).compile(adversarial="wasserstein")
     with pytest.raises(ValueError, match="discriminator=None"):
         VQGANTrainer(vqgan).compile(adversarial="hinge")
+    with pytest.raises(ValueError, match="`lecam_weight=0.1`.*discriminator=None"):
+        VQGANTrainer(vqgan).compile(lecam_weight=0.1)
+    with pytest.raises(ValueError, match="`lecam_weight`.*-1"):
+        VQGANTrainer(vqgan, discriminator).compile(lecam_weight=-1)
+    with pytest.raises(ValueError, match="`lecam_decay`.*1.5"):
+        VQGANTrainer(vqgan, discriminator).compile(lecam_decay=1.5)
     with pytest.raises(ValueError, match="`discriminator`.*unbuilt"):
         VQGANTrainer(vqgan, keras.Sequential([keras.layers.Dense(1)]))
