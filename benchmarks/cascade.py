@@ -22,7 +22,7 @@ import keras
 import numpy as np
 from keras import ops
 from PIL import Image
-from shapes_agreement import markdown
+from tables import markdown
 
 import keras_muse
 from keras_muse.data import shapes, shapes_checker

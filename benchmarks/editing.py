@@ -27,7 +27,8 @@ import time
 
 import numpy as np
 from PIL import Image
-from shapes_agreement import about, base_of, markdown, write
+from shapes_agreement import about, base_of
+from tables import markdown, write
 
 import keras_muse
 from keras_muse.data import shapes, shapes_checker

@@ -17,7 +17,8 @@ import time
 import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401
-from shapes_agreement import SEED, markdown, scores, write
+from shapes_agreement import SEED, scores
+from tables import markdown, write
 
 from keras_muse import serving
 from keras_muse.data import shapes

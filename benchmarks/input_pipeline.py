@@ -22,7 +22,8 @@ import time
 
 import keras
 from PIL import Image
-from shapes_agreement import about, markdown, write
+from shapes_agreement import about
+from tables import markdown, write
 
 import keras_muse
 from keras_muse import data

@@ -16,7 +16,7 @@ import argparse
 import keras
 import numpy as np
 from cascade import batches, frechet_distance
-from shapes_agreement import markdown, write
+from tables import markdown, write
 
 import keras_muse
 from keras_muse.data import shapes, shapes_checker

@@ -10,7 +10,8 @@ captions and seeds for all rows.
 
 import argparse
 
-from shapes_agreement import SEED, about, base_of, generate, markdown, scores, write
+from shapes_agreement import SEED, about, base_of, generate, scores
+from tables import markdown, write
 
 import keras_muse
 from keras_muse.data import shapes

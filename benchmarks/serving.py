@@ -28,7 +28,7 @@ import numpy as np
 import requests
 import tensorflow as tf
 import tensorflow_text  # noqa: F401
-from shapes_agreement import markdown, write
+from tables import markdown, write
 
 from keras_muse import serving
 from keras_muse.data import shapes

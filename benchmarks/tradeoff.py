@@ -17,7 +17,6 @@ measure anew, delete it.
 import argparse
 import json
 import os
-import pathlib
 import platform
 import time
 
@@ -32,13 +31,13 @@ if hasattr(os, "sched_setaffinity"):
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-from shapes_agreement import base_of, markdown  # noqa: E402
+from shapes_agreement import base_of  # noqa: E402
+from tables import RESULTS, markdown, write  # noqa: E402
 
 import keras_muse  # noqa: E402
 from keras_muse.data import shapes, shapes_checker  # noqa: E402
 from keras_muse.decoding import Sampler  # noqa: E402
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 SEED, BATCH = 12, 50
 STEPS = (1, 2, 4, 8, 12, 16, 24)
 SCALES = (1.0, 1.4, 2.0, 4.0, 8.0)
@@ -234,8 +233,7 @@ def main():
     text += (
         "benchmarks/tradeoff.py`, which tells what it is; the plot is tradeoff.png.\n"
     )
-    (RESULTS / "tradeoff.md").write_text(text)
-    print(text)
+    write("tradeoff", report, text)
 
 
 if __name__ == "__main__":
