@@ -52,6 +52,7 @@ def test_a_folder(preset, folder, capsys):
     assert "other settings, data: " in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:A prompt has")
 def test_shapes_with_a_model_of_ones_own(preset, here, capsys):
     images = keras.Input((64, 64, 3))
     model = keras.Model(images, keras.layers.AveragePooling2D(32)(images))
