@@ -10,9 +10,11 @@ from keras_muse.decoding import decode
 from keras_muse.image_tokenizer import downscale
 
 __all__ = [
+    "critic_of",
     "filled",
     "guided_prediction",
     "is_guided",
+    "judgement",
     "pass_inputs",
     "pixels_of",
     "tokens_of",
@@ -110,7 +112,46 @@ def guided_prediction(transformer, memory, guided, always=True):
     return predict
 
 
-def filled(transformer, memory, guided, image_ids, seeds, sampler, stage, **numbers):
+def critic_of(backbone, stage, sampler):
+    """The token critic that a sampler asks for.
+
+    Args:
+        backbone: `MuseBackbone`.
+        stage: int. Index of the stage.
+        sampler: `Sampler`.
+
+    Returns:
+        `TokenCritic`, or `None` if the order of the sampler is not `"critic"`.
+
+    Raises:
+        ValueError: if there is no critic for that order.
+    """
+    if sampler.order != "critic":
+        return None
+    critic = backbone.critics[stage]
+    if critic is None:
+        raise ValueError(
+            "`order` must not be 'critic' without a `TokenCritic` among the `critics` "
+            f"of the backbone: received order='critic' at stage {stage}, which has "
+            "none."
+        )
+    return critic
+
+
+def judgement(critic, memory):
+    """The `critic` of `decode`: it reads the prompt, and is not guided.
+
+    Args:
+        critic: `TokenCritic` or `None`.
+        memory: what its `project_memory` made of the prompts.
+
+    Returns:
+        function of ids (B, N) to logits (B, N); `None` without a critic.
+    """
+    return critic and (lambda ids: critic.judge(ids, memory))
+
+
+def filled(transformer, memory, guided, image_ids, seeds, sampler, stage, **options):
     """Tokens of a stage without masked ones.
 
     Args:
@@ -121,8 +162,8 @@ def filled(transformer, memory, guided, image_ids, seeds, sampler, stage, **numb
         seeds: (B,) int32.
         sampler: `Sampler`.
         stage: int. Index of the stage.
-        **numbers: tensors in place of the sampler's, see
-            `keras_muse.decoding.decode`.
+        **options: tensors in place of the sampler's numbers, see
+            `keras_muse.decoding.decode`; and the `critic` of that.
 
     Returns:
         (B, N) int32.
@@ -135,5 +176,5 @@ def filled(transformer, memory, guided, image_ids, seeds, sampler, stage, **numb
         transformer.mask_id,
         stage=stage,
         grid=transformer.grid_size,
-        **numbers,
+        **options,
     )
