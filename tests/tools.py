@@ -4,7 +4,14 @@ import functools
 
 import numpy as np
 
-__all__ = ["WORDS", "set_weights", "tiny_backbone", "tiny_muse", "tiny_preprocessor"]
+__all__ = [
+    "WORDS",
+    "set_weights",
+    "tiny_backbone",
+    "tiny_critic",
+    "tiny_muse",
+    "tiny_preprocessor",
+]
 
 WORDS = ("a", "red", "blue", "green", "circle", "square", "on", "white", "black")
 
@@ -99,6 +106,32 @@ def tiny_backbone(num_stages=1, text=True, num_classes=None, seed=0, dtype=None)
         # Numbers that a trained codebook could have.
         tokenizer.quantizer.usage.assign(np.ones(32, "float32"))
     return backbone
+
+
+def tiny_critic(backbone, seed=5):
+    """A backbone of the same parts with a critic of the first stage."""
+    from keras_muse.models import MuseBackbone
+    from keras_muse.transformer import TokenCritic
+
+    base = backbone.transformers[0]
+    critic = TokenCritic(
+        codebook_size=base.codebook_size,
+        grid_size=base.grid_size,
+        num_layers=1,
+        hidden_dim=16,
+        num_heads=2,
+        text_dim=base.text_dim,
+        num_classes=base.num_classes,
+        name="critic",
+    )
+    set_weights(critic, seed, scale=0.5)
+    return MuseBackbone(
+        backbone.text_encoder,
+        backbone.stages,
+        backbone.samplers,
+        critics=[critic, None, None][: len(backbone.stages)],
+        name=backbone.name,
+    )
 
 
 def tiny_muse(num_stages=1, seed=0, dtype=None, samplers=None):

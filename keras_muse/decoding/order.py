@@ -7,7 +7,7 @@ from keras import ops
 
 __all__ = ["ORDERS", "halton_ranks", "halton_turns", "random_turns"]
 
-ORDERS = ("confidence", "random", "halton")
+ORDERS = ("confidence", "random", "halton", "critic")
 
 
 def random_turns(noise, masked, spacing=0, grid=None):

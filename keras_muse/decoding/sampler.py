@@ -24,6 +24,8 @@ from keras_muse.layers import register
 __all__ = ["Sampler", "decode"]
 
 DRAWS = ("independent", "systematic")
+# Orders that look at what was drawn.
+_AFTER_THE_DRAW = ("confidence", "critic")
 # Streams of noise within a step.
 _TOKEN, _CONFIDENCE, _TOGETHER, _ORDER, _REMASK = 0, 1, 2, 3, 6
 
@@ -43,14 +45,18 @@ class Sampler(Settings):
             Defaults to 1.
         top_k: optional int, at least 1. Defaults to `None`.
         top_p: optional float in (0, 1]. Defaults to `None`.
-        choice_temperature: float, at least 0. Gumbel noise on the confidence, falling
-            to 0 at the last step (MaskGIT). Defaults to 4.5.
+        choice_temperature: float, at least 0. Gumbel noise on the confidence, or on
+            what the critic says, falling to 0 at the last step (MaskGIT). Defaults to
+            4.5.
         mask_schedule: `"cosine"`, `"linear"`, `"square"` or `"cubic"`. Defaults to
             `"cosine"`.
         order: `"confidence"` reveals the most confident tokens first; `"random"` does
             not look at them, nor does `"halton"`, which reveals tokens together that
-            lie far apart (arXiv 2503.17076). The latter two do not use
-            `choice_temperature`. Defaults to `"confidence"`, the paper's.
+            lie far apart (arXiv 2503.17076). These two do not use
+            `choice_temperature`. `"critic"` draws all masked tokens, and masks those
+            again that a critic trusts least of all that were masked at the start,
+            drawn now or before (Token-Critic, arXiv 2209.04439): each step but the
+            last costs a pass of the critic. Defaults to `"confidence"`, the paper's.
         spacing: int, at least 0. In random order, first come tokens that lie more than
             `spacing` rows or columns apart, so that none is drawn without knowing its
             neighbours; a step that reveals more than there are of these fills up with
@@ -58,8 +64,9 @@ class Sampler(Settings):
         draw: `"independent"`, each token of a step by itself, or `"systematic"`, so
             that as many of them differ from the most likely as are expected to, see
             `sample_together`: what is there once in a picture is then not drawn twice
-            in a step. Not with the order `"confidence"`, which has to see the draw
-            before it knows which tokens stay. Defaults to `"independent"`.
+            in a step. Not with the orders `"confidence"` and `"critic"`, which have to
+            see the draw before they know which tokens stay. Defaults to
+            `"independent"`.
         epsilon_cutoff: float in [0, 1). Tokens of a smaller probability are never drawn
             (arXiv 2210.15191): what is left of the others stays in proportion, which a
             temperature below 1 changes. Defaults to 0.
@@ -68,11 +75,13 @@ class Sampler(Settings):
             Defaults to `(0, 1)`: every step.
         remask_rate: float in [0, 1). Share of the tokens filled so far that each step
             masks again, at random, to be drawn anew later; as many more are filled in
-            their place (ReMDM-cap, arXiv 2503.00307). Defaults to 0.
+            their place (ReMDM-cap, arXiv 2503.00307). Not with the order `"critic"`,
+            which has a better choice of them. Defaults to 0.
         refresh_every: int, at least 1. Above 1, all tokens pass through the transformer
             in every so manieth step alone. In the steps between, those that were known
             before are seen as they were then (ReCAP, arXiv 2505.19089): faster, and
-            another picture. Not with a `remask_rate`. Defaults to 1.
+            another picture. Not with a `remask_rate` or the order `"critic"`, which
+            change known tokens. Defaults to 1.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -130,16 +139,22 @@ class Sampler(Settings):
                 "`spacing` must be 0 but in the order 'random': received "
                 f"spacing={self.spacing}, order={self.order!r}."
             )
-        if self.remask_rate and self.refresh_every > 1:
+        if self.refresh_every > 1 and (self.remask_rate or self.order == "critic"):
             raise ValueError(
-                "`refresh_every` must be 1 with a `remask_rate`, which changes known "
-                f"tokens: received refresh_every={self.refresh_every}, "
-                f"remask_rate={self.remask_rate}."
+                "`refresh_every` must be 1 with a `remask_rate` or the order 'critic', "
+                f"which change known tokens: received refresh_every="
+                f"{self.refresh_every}, remask_rate={self.remask_rate}, "
+                f"order={self.order!r}."
             )
-        if self.draw == "systematic" and self.order == "confidence":
+        if self.draw == "systematic" and self.order in _AFTER_THE_DRAW:
             raise ValueError(
-                "`draw` must be 'independent' with the order 'confidence': received "
-                "draw='systematic', order='confidence'."
+                f"`draw` must be 'independent' with the order {self.order!r}: received "
+                f"draw='systematic', order={self.order!r}."
+            )
+        if self.remask_rate and self.order == "critic":
+            raise ValueError(
+                "`remask_rate` must be 0 with the order 'critic': received "
+                f"remask_rate={self.remask_rate}, order='critic'."
             )
 
     @property
@@ -165,14 +180,16 @@ def decode(
     stage=0,
     grid=None,
     first=None,
+    critic=None,
 ):
     """Fills the masked tokens of a batch.
 
     Steps i = 0 .. T-1 (MaskGIT, arXiv 2202.04200, section 3.2; Muse, section 2.8):
     predict all tokens at once, draw each masked one, keep the most confident, mask
     the others again. Confidence is the log-probability of what was drawn plus
-    annealed Gumbel noise. In another order those are kept whose turn it is. Known
-    tokens never change, and the last step keeps all.
+    annealed Gumbel noise. In another order those are kept whose turn it is, or, of all
+    tokens that were filled so far, those that a critic trusts most. Known tokens never
+    change, and the last step keeps all.
 
     Args:
         predict: function. `predict(image_ids, guidance)` with ids (B, N) int32 and
@@ -197,13 +214,16 @@ def decode(
             a `spacing`.
         first: optional function like `predict` for the step `start`. It returns the
             logits and the function that is `predict` in the steps after it.
+        critic: function, to be given with the order `"critic"`. `critic(image_ids)`
+            with filled ids (B, N) int32 returns (B, N) logits, the larger the more a
+            token is trusted.
 
     Returns:
         (B, N) int32. After the last step no `mask_id` is left.
 
     Raises:
         ValueError: if `start` is an int above 0 and there is no `fillable`, or the
-            order needs a `grid` that is not there.
+            order needs a `grid` or a `critic` that is not there.
     """
     num_tokens = image_ids.shape[1]
     num_steps = sampler.num_steps if num_steps is None else num_steps
@@ -220,6 +240,10 @@ def decode(
             )
         fillable = image_ids == mask_id
     num_start = _count(fillable)
+    if sampler.order == "critic" and critic is None:
+        raise ValueError(
+            "`critic` must be a function with the order 'critic': received None."
+        )
 
     turns = None
     if sampler.order == "halton":
@@ -236,6 +260,21 @@ def decode(
         score = uniform(seeds, stage, i, _REMASK, num_tokens)
         again = ops.logical_and(filled, _ranks(score, filled) < count[:, None])
         return ops.where(again, mask_id, ids), remain - count
+
+    def choice_noise(i):
+        """Gumbel noise that falls to 0 at the last step."""
+        done = ops.cast(i + 1, "float32") / ops.cast(num_steps, "float32")
+        tau = sampler.choice_temperature * (1.0 - done)[..., None]
+        return tau * gumbel(seeds, stage, i, _CONFIDENCE, num_tokens)
+
+    def doubt(i, filled):
+        """Masks the tokens that the critic trusts least."""
+        remain = num_masked_after(
+            i, num_steps, num_start, num_start, sampler.mask_schedule
+        )
+        trust = ops.log_sigmoid(ops.cast(critic(filled), "float32")) + choice_noise(i)
+        again = _ranks(trust, fillable) < remain[:, None]
+        return ops.where(again, mask_id, filled)
 
     def guidance(i):
         return guidance_at(
@@ -255,6 +294,13 @@ def decode(
             sampler.top_p,
             sampler.epsilon_cutoff,
         )
+        if sampler.order == "critic":
+            noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
+            filled = ops.where(masked, sample_tokens(filtered, noise), ids)
+            # Nothing is masked after the last step, so nobody has to judge it.
+            return ops.cond(
+                ops.any(i + 1 < num_steps), lambda: doubt(i, filled), lambda: filled
+            )
         remain = num_masked_after(
             i, num_steps, num_start, _count(masked), sampler.mask_schedule
         )
@@ -262,12 +308,7 @@ def decode(
         if sampler.order == "confidence":
             noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
             drawn = sample_tokens(filtered, noise)
-            done = ops.cast(i + 1, "float32") / ops.cast(num_steps, "float32")
-            tau = sampler.choice_temperature * (1.0 - done)[..., None]
-            confidence = log_probability(logits, drawn)
-            confidence = confidence + tau * gumbel(
-                seeds, stage, i, _CONFIDENCE, num_tokens
-            )
+            confidence = log_probability(logits, drawn) + choice_noise(i)
             kept, _ = _largest(confidence, masked, remain)
             return ops.where(kept, drawn, ids)
         score = turns

@@ -7,6 +7,7 @@ from keras_muse.models.masked_image_model import MuseMaskedImageModel
 from keras_muse.models.outpaint import MuseOutpaint
 from keras_muse.models.preprocessor import MuseTextToImagePreprocessor
 from keras_muse.models.text_to_image import MuseTextToImage
+from keras_muse.models.token_critic_model import MuseTokenCriticModel
 
 __all__ = [
     "MuseBackbone",
@@ -16,5 +17,6 @@ __all__ = [
     "MuseOutpaint",
     "MuseTextToImage",
     "MuseTextToImagePreprocessor",
+    "MuseTokenCriticModel",
     "Stage",
 ]

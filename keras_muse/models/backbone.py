@@ -43,6 +43,10 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
             settings that suit the weights, which tasks begin with. Defaults to those
             of `Sampler`.
         resampler: optional `keras_muse.decoding.Resampler`, likewise for `MuseEdit`.
+        critics: optional list of `keras_muse.transformer.TokenCritic` or `None`, one
+            for each stage, for samplers of the order `"critic"`. A critic has the
+            `codebook_size`, `grid_size`, `text_dim` and `num_classes` of its
+            transformer; stages behind the first have none. Defaults to no critics.
         dtype: ignored here, each part has its own policy; kept for
             `from_preset(dtype=...)`, which hands it to every part.
         **kwargs: `name`, `trainable`.
@@ -57,8 +61,8 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
 
     Raises:
         TypeError: if there is an argument that does not exist.
-        ValueError: if there is no stage, parts do not fit, or there are neither one
-            nor as many samplers as stages.
+        ValueError: if there is no stage, parts do not fit, there are neither one nor
+            as many samplers as stages, or not as many critics.
 
     Example:
     ```python
@@ -87,6 +91,7 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
         stages=(),
         samplers=None,
         resampler=None,
+        critics=None,
         dtype=None,
         **kwargs,
     ):
@@ -95,7 +100,9 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
             raise ValueError("`stages` must hold at least one stage: received none.")
         text_encoder = _revive(text_encoder, dtype)
         stages = [Stage(*(_revive(part, dtype) for part in stage)) for stage in stages]
+        critics = [_revive(critic, dtype) for critic in critics or [None] * len(stages)]
         _check_parts(text_encoder, stages)
+        _check_critics(critics, stages)
 
         # === Functional Model ===
         inputs, memory = {}, {}
@@ -131,6 +138,7 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
         self.transformers = [stage.transformer for stage in stages]
         self.samplers = as_samplers(samplers, len(stages))
         self.resampler = as_resampler(resampler)
+        self.critics = critics
 
     @property
     def stages(self):
@@ -182,7 +190,12 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
             )
         stages[stage] = Stage(image_tokenizer, stages[stage].transformer)
         return type(self)(
-            self.text_encoder, stages, self.samplers, self.resampler, name=self.name
+            self.text_encoder,
+            stages,
+            self.samplers,
+            self.resampler,
+            self.critics,
+            name=self.name,
         )
 
     def get_config(self):
@@ -196,6 +209,9 @@ class MuseBackbone(PresetLoading, keras_hub.models.Backbone):
             ],
             "samplers": [sampler.get_config() for sampler in self.samplers],
             "resampler": self.resampler.get_config(),
+            "critics": [
+                critic and keras.layers.serialize(critic) for critic in self.critics
+            ],
         }
 
 
@@ -279,3 +295,26 @@ def _check_low_res(index, stages):
                 f"`{name}` of the transformer of `stages[{index}]` must be what the "
                 f"stage before it has, {wanted}: received {value}."
             )
+
+
+def _check_critics(critics, stages):
+    if len(critics) != len(stages):
+        raise ValueError(
+            f"`critics` must hold a `TokenCritic` or `None` for each of the "
+            f"{len(stages)} stages: received {len(critics)}."
+        )
+    for index, (critic, stage) in enumerate(zip(critics, stages)):
+        if critic is None:
+            continue
+        if index:
+            raise ValueError(
+                f"`critics[{index}]` must be `None`: a `TokenCritic` does not see the "
+                f"low-res tokens of a super-resolution stage. Received {critic}."
+            )
+        for name in ("codebook_size", "grid_size", "text_dim", "num_classes"):
+            wanted, value = (getattr(part, name) for part in (stage[1], critic))
+            if value != wanted:
+                raise ValueError(
+                    f"`{name}` of `critics[{index}]` must be that of the transformer "
+                    f"of the stage, {wanted}: received {value}."
+                )

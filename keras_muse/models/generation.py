@@ -14,8 +14,10 @@ from keras_muse.models.compilation import compile_inference
 from keras_muse.models.inputs import as_num_steps, as_scales
 from keras_muse.models.preprocessor import MuseTextToImagePreprocessor
 from keras_muse.models.stages import (
+    critic_of,
     filled,
     is_guided,
+    judgement,
     num_changing_of,
     pass_inputs,
     pixels_of,
@@ -311,9 +313,22 @@ class MuseGeneration(PresetLoading):
             return image_ids
         guided = is_guided(sampler)
         memory = self._project_memory(index, text, guided, low_res_ids)
+        critic, critic_memory = critic_of(self.backbone, index, sampler), {}
+        if critic is not None:
+            project = self._compiled(("critic_memory", index), critic.project_memory)
+            critic_memory = project(text[0])
 
         def run(
-            num_changing, ids, start, stop, num_steps, fillable, scale, seeds, memory
+            num_changing,
+            ids,
+            start,
+            stop,
+            num_steps,
+            fillable,
+            scale,
+            seeds,
+            memory,
+            critic_memory,
         ):
             return filled(
                 transformer,
@@ -329,6 +344,7 @@ class MuseGeneration(PresetLoading):
                 fillable=fillable,
                 num_steps=num_steps,
                 guidance_scale=scale,
+                critic=judgement(critic, critic_memory),
             )
 
         # Steps and scale are arguments of the compiled function, the rest is not.
@@ -341,6 +357,7 @@ class MuseGeneration(PresetLoading):
             ops.convert_to_tensor(scale),
             to_int32(seeds),
             memory,
+            critic_memory,
         )
         last = int(steps.max())
         # All steps in one call, unless somebody wants to see them.
@@ -372,7 +389,7 @@ class MuseGeneration(PresetLoading):
         return self._functions[key]
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
-        """Quantizes the text encoder and the transformers.
+        """Quantizes the text encoder, the transformers and their critics.
 
         Image tokenizers and the logits of image tokens stay as they are: they are
         small, and what they lose is seen.
@@ -385,7 +402,8 @@ class MuseGeneration(PresetLoading):
             **kwargs: as of `keras.Model.quantize`.
         """
         backbone = self.backbone
-        for part in (backbone.text_encoder, *backbone.transformers):
+        critics = filter(None, backbone.critics)
+        for part in (backbone.text_encoder, *backbone.transformers, *critics):
             part.quantize(
                 mode, config=config, filters=filters or _is_hidden_dense, **kwargs
             )

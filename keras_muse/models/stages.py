@@ -12,9 +12,11 @@ from keras_muse.image_tokenizer import downscale
 from keras_muse.transformer.partial_pass import full_pass, partial_pass
 
 __all__ = [
+    "critic_of",
     "filled",
     "guided_prediction",
     "is_guided",
+    "judgement",
     "num_changing_of",
     "pass_inputs",
     "pixels_of",
@@ -106,6 +108,45 @@ def guided_prediction(transformer, memory, guided, always=True):
         )
 
     return predict
+
+
+def critic_of(backbone, stage, sampler):
+    """The token critic that a sampler asks for.
+
+    Args:
+        backbone: `MuseBackbone`.
+        stage: int. Index of the stage.
+        sampler: `Sampler`.
+
+    Returns:
+        `TokenCritic`, or `None` if the order of the sampler is not `"critic"`.
+
+    Raises:
+        ValueError: if there is no critic for that order.
+    """
+    if sampler.order != "critic":
+        return None
+    critic = backbone.critics[stage]
+    if critic is None:
+        raise ValueError(
+            "`order` must not be 'critic' without a `TokenCritic` among the `critics` "
+            f"of the backbone: received order='critic' at stage {stage}, which has "
+            "none."
+        )
+    return critic
+
+
+def judgement(critic, memory):
+    """The `critic` of `decode`: it reads the prompt, and is not guided.
+
+    Args:
+        critic: `TokenCritic` or `None`.
+        memory: what its `project_memory` made of the prompts.
+
+    Returns:
+        function of ids (B, N) to logits (B, N); `None` without a critic.
+    """
+    return critic and (lambda ids: critic.judge(ids, memory))
 
 
 def refreshing_prediction(transformer, memory, guided, num_changing):
@@ -208,7 +249,7 @@ def filled(
     sampler,
     stage,
     num_changing=None,
-    **numbers,
+    **options,
 ):
     """Tokens of a stage without masked ones.
 
@@ -223,8 +264,8 @@ def filled(
         num_changing: optional int, see `refreshing_prediction`: then the first step is
             one of all tokens, and the others are of so many. Defaults to `None`: all
             tokens in all steps.
-        **numbers: tensors in place of the sampler's, see
-            `keras_muse.decoding.decode`.
+        **options: tensors in place of the sampler's numbers, see
+            `keras_muse.decoding.decode`; and the `critic` of that.
 
     Returns:
         (B, N) int32.
@@ -241,5 +282,5 @@ def filled(
         stage=stage,
         grid=transformer.grid_size,
         first=first,
-        **numbers,
+        **options,
     )

@@ -34,7 +34,8 @@ def parts(preset):
     )
     if not hasattr(backbone, "stages"):
         return [_part(backbone.name, backbone)]
-    models = [part for stage in backbone.stages for part in stage]
+    stages = zip(backbone.stages, backbone.critics)
+    models = [part for stage, critic in stages for part in (*stage, critic) if part]
     if backbone.text_encoder is not None:
         models.insert(0, backbone.text_encoder)
     return [_part(model.name, model) for model in models]

@@ -13,7 +13,9 @@ from keras import ops
 
 from keras_muse.decoding import cells_of
 from keras_muse.models.stages import (
+    critic_of,
     filled,
+    judgement,
     pass_inputs,
     pixels_of,
     tokens_of,
@@ -66,8 +68,10 @@ class Core(tf.Module):
             if num_low_res is not None:
                 inputs.append(((num_low_res,), "int32"))
             num_low_res = transformer.num_tokens
-            fill = functools.partial(_fill, transformer, sampler, index)
-            self.fill.append(self._function([transformer], fill, inputs))
+            critic = critic_of(backbone, index, sampler)
+            fill = functools.partial(_fill, transformer, critic, sampler, index)
+            layers = [transformer, *filter(None, [critic])]
+            self.fill.append(self._function(layers, fill, inputs))
             start = functools.partial(_start, tokenizer, transformer)
             shape = backbone.image_shape
             inputs = [(shape, "uint8"), (shape[:2], "bool")]
@@ -168,6 +172,7 @@ def _start(tokenizer, transformer, images, masks):
 
 def _fill(
     transformer,
+    critic,
     sampler,
     index,
     image_ids,
@@ -185,6 +190,7 @@ def _fill(
         {"text_embeddings": text_embeddings, "padding_mask": padding_mask},
         {"text_embeddings": null_embeddings, "padding_mask": null_mask},
     ]
+    critic_memory = critic and critic.project_memory(text[0])
 
     def tokens(guided):
         memory = transformer.project_memory(pass_inputs(text, guided, low_res_ids))
@@ -198,6 +204,7 @@ def _fill(
             index,
             num_steps=num_steps,
             guidance_scale=guidance_scale,
+            critic=judgement(critic, critic_memory),
         )
 
     # The second pass costs as much as the first.

@@ -224,7 +224,10 @@ def _selected(muse, num_steps, stages):
     backbone = muse.backbone
     if stages < count:
         backbone = MuseBackbone(
-            backbone.text_encoder, backbone.stages[:stages], name=backbone.name
+            backbone.text_encoder,
+            backbone.stages[:stages],
+            critics=backbone.critics[:stages],
+            name=backbone.name,
         )
     return MuseTextToImage(backbone, muse.preprocessor, samplers)
 

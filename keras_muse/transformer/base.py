@@ -17,6 +17,7 @@ from keras_muse.transformer.layers import (
 
 __all__ = [
     "TokenPredictor",
+    "TokenTransformer",
     "as_grid",
     "attention_bias",
     "embed",
@@ -45,14 +46,20 @@ def attention_bias(padding_mask):
     return (mask[:, None, None, :] - 1.0) * 1e9
 
 
-def predictor_parts(config, dtype, has_memory, block_size=None):
-    """The layers from masked tokens to logits.
+def predictor_parts(
+    config, dtype, has_memory, block_size=None, num_ids=None, num_outputs=None
+):
+    """The layers from tokens to logits.
 
     Args:
         config: dict of the arguments of `MaskedTransformer`, `grid_size` a pair.
         dtype: dtype policy.
         has_memory: bool. Whether there is something to attend to beside the tokens.
         block_size: optional (int, int), see `TransformerBlock`.
+        num_ids: optional int. Ids that can be read. Defaults to the codebook and the
+            mask.
+        num_outputs: optional int. Logits of a token. Defaults to one for each of the
+            codebook.
 
     Returns:
         `types.SimpleNamespace` of layers.
@@ -99,7 +106,10 @@ def predictor_parts(config, dtype, has_memory, block_size=None):
     ]
     return types.SimpleNamespace(
         token_embedding=Embedding(
-            config["codebook_size"] + 1, hidden_dim, dtype=dtype, name="token_embedding"
+            num_ids or config["codebook_size"] + 1,
+            hidden_dim,
+            dtype=dtype,
+            name="token_embedding",
         ),
         positions=PositionEmbedding2D(
             config["grid_size"], hidden_dim, dtype=dtype, name="positions"
@@ -111,7 +121,7 @@ def predictor_parts(config, dtype, has_memory, block_size=None):
         head_dense=Dense(hidden_dim, activation="gelu", dtype=dtype, name="head_dense"),
         head_norm=norm("head_norm", dtype),
         head=Dense(
-            config["codebook_size"],
+            num_outputs or config["codebook_size"],
             kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
             dtype="float32",
             name="head",
@@ -179,15 +189,15 @@ def memory_of(memory, layer):
 
 
 def predict_features(parts, image_ids, memory, training=None):
-    """See `TokenPredictor.features`."""
+    """See `TokenTransformer.features`."""
     x = embed(parts, image_ids)
     for i, block in enumerate(parts.blocks):
         x = run_block(parts, block, x, *memory_of(memory, i), training=training)
     return parts.head_norm(parts.head_dense(x))
 
 
-class TokenPredictor(PresetLoading, keras_hub.models.Backbone):
-    """A functional model from masked image tokens and a memory to logits.
+class TokenTransformer(PresetLoading, keras_hub.models.Backbone):
+    """A functional model from image tokens and a memory to logits of every token.
 
     Args:
         parts: what `predictor_parts` returned, and the layers of the memory.
@@ -202,15 +212,16 @@ class TokenPredictor(PresetLoading, keras_hub.models.Backbone):
 
     def __init__(self, parts, config, inputs, memory, **kwargs):
         hidden = predict_features(parts, inputs["image_ids"], memory)
-        super().__init__(inputs=inputs, outputs=parts.head(hidden), **kwargs)
+        outputs = self.read_out(parts, hidden)
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self._config = {k: v for k, v in config.items() if k != "dtype"}
         for name, value in {**vars(parts), **self._config}.items():
             setattr(self, name, value)
 
-    @property
-    def mask_id(self):
-        """The id of a masked token: `codebook_size`, an int."""
-        return self.codebook_size
+    @staticmethod
+    def read_out(parts, features):
+        """The output of the model from its last hidden state: (B, N, D) to logits."""
+        return parts.head(features)
 
     @property
     def num_tokens(self):
@@ -235,3 +246,12 @@ class TokenPredictor(PresetLoading, keras_hub.models.Backbone):
 
     def get_config(self):
         return {**super().get_config(), **self._config}
+
+
+class TokenPredictor(TokenTransformer):
+    """A `TokenTransformer` from masked tokens to (B, N, V) logits of what they are."""
+
+    @property
+    def mask_id(self):
+        """The id of a masked token: `codebook_size`, an int."""
+        return self.codebook_size

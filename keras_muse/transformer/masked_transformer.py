@@ -1,18 +1,18 @@
 """The base model: masked image tokens and text in, a guess for every token out."""
 
-import keras
-from keras import ops
-
-from keras_muse.layers import Embedding, arguments, refuse_unknown, register
+from keras_muse.layers import arguments, refuse_unknown, register
 from keras_muse.transformer.base import (
     TokenPredictor,
     as_grid,
     attention_bias,
     image_input,
     predictor_parts,
-    project,
-    text_inputs,
-    text_projection,
+)
+from keras_muse.transformer.condition import (
+    add_condition,
+    condition_inputs,
+    has_condition,
+    project_condition,
 )
 
 __all__ = ["MaskedTransformer", "attention_bias"]
@@ -95,37 +95,19 @@ class MaskedTransformer(TokenPredictor):
     ):
         config = arguments(locals())
         refuse_unknown(kwargs)
-        if text_dim is not None and num_classes is not None:
-            raise ValueError(
-                "Give `text_dim` or `num_classes`, not both: received "
-                f"text_dim={text_dim}, num_classes={num_classes}."
-            )
         config["grid_size"] = as_grid(grid_size)
         config["intermediate_dim"] = intermediate_dim or 4 * hidden_dim
-        has_memory = text_dim is not None or num_classes is not None
 
         # === Layers ===
-        parts = predictor_parts(config, dtype, has_memory)
-        parts.text_projection = parts.label_embedding = None
-        if text_dim is not None:
-            parts.text_projection = text_projection(hidden_dim, dtype)
-        if num_classes is not None:
-            parts.label_embedding = Embedding(
-                num_classes + 1,
-                hidden_dim,
-                embeddings_initializer="uniform",
-                dtype=dtype,
-                name="label_embedding",
-            )
+        parts = predictor_parts(config, dtype, has_condition(config))
+        add_condition(parts, config, dtype)
 
         # === Functional Model ===
         inputs = {
             "image_ids": image_input(config["grid_size"]),
-            **text_inputs(text_dim),
+            **condition_inputs(config),
         }
-        if num_classes is not None:
-            inputs["labels"] = keras.Input((), dtype="int32", name="labels")
-        memory = _project_memory(parts, inputs)
+        memory = project_condition(parts, inputs)
         super().__init__(parts, config, inputs, memory, dtype=dtype, **kwargs)
 
     def project_memory(self, inputs, training=None):
@@ -140,14 +122,4 @@ class MaskedTransformer(TokenPredictor):
             `"bias"` (B, 1, 1, L). An empty dict for an unconditional model.
         """
         del training
-        return _project_memory(self, inputs)
-
-
-def _project_memory(parts, inputs):
-    if parts.text_projection is not None:
-        text = parts.text_projection(inputs["text_embeddings"])
-        return project(parts, text, attention_bias(inputs["padding_mask"]))
-    if parts.label_embedding is not None:
-        label = parts.label_embedding(inputs["labels"])
-        return project(parts, ops.expand_dims(label, 1))
-    return {}
+        return project_condition(self, inputs)

@@ -196,6 +196,7 @@ def decode(
     stage=0,
     grid=None,
     num_steps=None,
+    critic=None,
 ):
     """(B, N) ids in and out; `predict(ids, guidance)` in numpy, for one row each."""
     rows = []
@@ -218,13 +219,25 @@ def decode(
                 last,
                 fillable,
                 grid,
+                critic,
             )
         rows.append(ids)
     return np.array(rows)
 
 
 def decode_step(
-    predict, ids, seed, sampler, mask_id, scale, stage, step, num_steps, fillable, grid
+    predict,
+    ids,
+    seed,
+    sampler,
+    mask_id,
+    scale,
+    stage,
+    step,
+    num_steps,
+    fillable,
+    grid,
+    critic,
 ):
     """One step of one row: (N,) ids to (N,) ids."""
     guidance = guidance_at(
@@ -244,14 +257,22 @@ def decode_step(
     }
     token_noise = uniform([seed], stage, step, 0, len(ids))[0]
     drawn = {i: draw(probabilities[i], token_noise[i]) for i in masked}
+    choice_noise = uniform([seed], stage, step, 1, len(ids))[0]
+    tau = sampler.choice_temperature * (1 - (step + 1) / num_steps)
+    gumbel = [-tau * math.log(-math.log(noise)) for noise in choice_noise]
+    if sampler.order == "critic":
+        result = ids.copy()
+        for i in masked:
+            result[i] = drawn[i]
+        logits = np.asarray(critic(result[None]), "float64")[0]
+        trust = -np.log1p(np.exp(-logits)) + gumbel
+        remain = num_masked_after(
+            step, num_steps, len(fillable), len(fillable), sampler.mask_schedule
+        )
+        result[sorted(fillable, key=lambda i: trust[i])[:remain]] = mask_id
+        return result
     if sampler.order == "confidence":
-        choice_noise = uniform([seed], stage, step, 1, len(ids))[0]
-        tau = sampler.choice_temperature * (1 - (step + 1) / num_steps)
-        score = {
-            i: log_softmax(logits[i])[drawn[i]]
-            - tau * math.log(-math.log(choice_noise[i]))
-            for i in masked
-        }
+        score = {i: log_softmax(logits[i])[drawn[i]] + gumbel[i] for i in masked}
     else:
         order_step = 0 if sampler.order == "halton" else step
         order_noise = uniform([seed], stage, order_step, 3, len(ids))[0]

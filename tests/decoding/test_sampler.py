@@ -19,6 +19,8 @@ from tests.decoding.table import (
     WITHOUT_WEIGHTS,
     N,
     V,
+    judge,
+    judge_in_numpy,
     predict,
     predict_in_numpy,
 )
@@ -47,6 +49,7 @@ def run(
     num_steps=None,
     guidance_scale=None,
     stage=0,
+    critic=judge,
 ):
     """`decode` as it is used: compiled once, with all numbers as tensors."""
     ids = masked_ids() if ids is None else ids
@@ -54,7 +57,7 @@ def run(
     scale = sampler.guidance_scale if guidance_scale is None else guidance_scale
     settings = sampler.replace(num_steps=1, guidance_scale=1.0)
     # TensorFlow would give up the rank of what is now a number and now a row.
-    key = settings, model, stage, np.ndim(num_steps)
+    key = settings, model, stage, np.ndim(num_steps), critic
     if key not in COMPILED:
 
         def function(ids, seeds, start, stop, num_steps, fillable, scale):
@@ -71,6 +74,7 @@ def run(
                 guidance_scale=scale,
                 stage=stage,
                 grid=GRID,
+                critic=critic,
             )
 
         COMPILED[key] = compile_inference(WITHOUT_WEIGHTS, function)
@@ -130,6 +134,13 @@ SETTINGS = {
         "num_steps": 7, "remask_rate": 0.25, "order": "random", "draw": "systematic"
     },
     "remasked_halton": {"num_steps": 6, "remask_rate": 0.9, "order": "halton"},
+    "critic": {"num_steps": 8, "order": "critic", "guidance_scale": 2.0},
+    "critic_cold": {
+        "num_steps": 6, "order": "critic", "choice_temperature": 0.0, "top_k": 5,
+        "mask_schedule": "linear"
+    },
+    "critic_once": {"num_steps": 1, "order": "critic"},
+    "critic_long": {"num_steps": 3 * N, "order": "critic", "temperature": 0.5},
 }  # fmt: skip
 
 
@@ -138,7 +149,13 @@ def test_equals_the_slow_loop(name, parity):
     sampler = Sampler(**SETTINGS[name])
     result = run(sampler)
     expected = reference.decode(
-        predict_in_numpy, masked_ids(), SEEDS, sampler, MASK, grid=GRID
+        predict_in_numpy,
+        masked_ids(),
+        SEEDS,
+        sampler,
+        MASK,
+        grid=GRID,
+        critic=judge_in_numpy,
     )
     np.testing.assert_array_equal(result, expected)
     parity(f"decode_{name}", result)
@@ -245,6 +262,67 @@ def test_remasking_keeps_to_the_schedule_and_to_what_was_asked_for(rate):
     assert not masked[-1].any()
 
 
+def test_the_critic_decides_and_asked_for_tokens_alone_change():
+    sampler = Sampler(num_steps=8, order="critic", choice_temperature=0.0)
+    fillable = masked_ids() == MASK
+    trace = spied(sampler, masked_ids())
+    again = 0
+    for step, (before, after) in enumerate(zip(trace, trace[1:])):
+        np.testing.assert_array_equal(after[~fillable], before[~fillable])
+        # What is not masked stays as it was.
+        stays = (before != MASK) & (after != MASK)
+        np.testing.assert_array_equal(after[stays], before[stays])
+        again += np.sum((before != MASK) & (after == MASK))
+        for row, hole in enumerate(fillable.sum(1)):
+            left = reference.num_masked_after(step, 8, hole, hole)
+            assert np.sum(after[row] == MASK) == left
+    # Tokens that were kept are doubted later, and the last step keeps all.
+    assert again > 0 and not (trace[-1] == MASK).any()
+
+
+def test_the_least_trusted_are_masked_whenever_they_were_drawn():
+    def doubtful(ids):
+        # The later the step, the farther left are the tokens that it does not trust.
+        place = ops.arange(N, dtype="float32")
+        return ops.cast(ids, "float32") * 0.0 + 3.0 * place[None, :]
+
+    sampler = Sampler(num_steps=2, order="critic", choice_temperature=0.0)
+    fillable = np.ones((2, N), bool)
+    ids = np.full((2, N), 3, "int32")
+    ids[:, -1] = MASK
+    after = run(sampler, ids, SEEDS[:2], stop=1, fillable=fillable, critic=doubtful)
+    remain = reference.num_masked_after(0, 2, N, N)
+    np.testing.assert_array_equal(after == MASK, np.tile(np.arange(N) < remain, (2, 1)))
+    np.testing.assert_array_equal(after[:, remain:-1], 3)
+
+
+def test_the_critic_sees_filled_tokens_and_is_not_asked_at_the_last_step():
+    seen = []
+
+    def spy(ids):
+        seen.append(ops.convert_to_numpy(ids))
+        return judge(ids)
+
+    ids = masked_ids()
+    sampler = Sampler(num_steps=4, order="critic")
+    fillable = ops.convert_to_tensor(ids == MASK)
+    ids, seeds = (ops.convert_to_tensor(x, "int32") for x in (ids, SEEDS))
+    if keras.config.backend() == "torch":
+        # The others trace the loop, which calls the critic once for all steps.
+        decode(predict, ids, seeds, sampler, MASK, critic=spy)
+        assert len(seen) == 3
+        assert all(filled.max() < MASK for filled in seen)
+    seen.clear()
+    last = {"start": 3, "stop": 4, "fillable": fillable}
+    result = decode(predict, ids, seeds, sampler, MASK, critic=judge, **last)
+
+    def nan(ids):
+        return ops.full(ids.shape, float("nan"))
+
+    other = decode(predict, ids, seeds, sampler, MASK, critic=nan, **last)
+    np.testing.assert_array_equal(*map(ops.convert_to_numpy, (result, other)))
+
+
 def test_an_image_without_masked_tokens_comes_back():
     ids = np.random.default_rng(1).integers(0, V, (8, N)).astype("int32")
     for num_steps in (1, 4):
@@ -328,7 +406,9 @@ def test_noise_on_the_confidence_fades_to_nothing():
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"order": "halton", "draw": "systematic"}], ids=str
+    "settings",
+    [{}, {"order": "halton", "draw": "systematic"}, {"order": "critic"}],
+    ids=str,
 )
 def test_eight_rows_equal_eight_singles_in_any_order(settings):
     sampler = Sampler(num_steps=5, guidance_scale=2.0, **settings)
@@ -346,7 +426,7 @@ NUM_STEPS = np.array([6, 2, 9, 1, 5, 4, 3, 0], "int32")
 ORDERS = ("guided", "spaced", "halton", "systematic_random", "interval")
 
 
-@pytest.mark.parametrize("name", [*ORDERS, "remasked"])
+@pytest.mark.parametrize("name", [*ORDERS, "remasked", "critic"])
 def test_each_row_with_its_own_number_of_steps(name, parity):
     sampler = Sampler(**SETTINGS[name])
     result = run(sampler, num_steps=NUM_STEPS)
@@ -358,6 +438,7 @@ def test_each_row_with_its_own_number_of_steps(name, parity):
         MASK,
         grid=GRID,
         num_steps=NUM_STEPS,
+        critic=judge_in_numpy,
     )
     np.testing.assert_array_equal(result, expected)
     # Whatever number its batch mates have,
@@ -521,11 +602,19 @@ def test_what_is_masked_again_cannot_be_kept():
 
 
 def test_what_depends_on_the_draw_cannot_come_before_it():
-    with pytest.raises(ValueError, match="`draw` must be 'independent'.*'confidence'"):
-        Sampler(draw="systematic")
-    for order in ("confidence", "halton"):
+    for order in ("confidence", "critic"):
+        with pytest.raises(ValueError, match=f"`draw` must be 'indep.*=.{order}'"):
+            Sampler(draw="systematic", order=order)
+    for order in ("confidence", "halton", "critic"):
         with pytest.raises(ValueError, match=f"`spacing` must be 0.*=2.*'{order}'"):
             Sampler(order=order, spacing=2)
+
+
+def test_what_does_not_go_with_a_critic():
+    with pytest.raises(ValueError, match="`remask_rate` must be 0.*=0.1, order='crit"):
+        Sampler(order="critic", remask_rate=0.1)
+    with pytest.raises(ValueError, match="`critic` must be a function .* None"):
+        decode(predict, masked_ids(), SEEDS, Sampler(order="critic"), MASK)
 
 
 @pytest.mark.parametrize(
