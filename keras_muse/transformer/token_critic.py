@@ -18,6 +18,19 @@ from keras_muse.transformer.condition import (
 
 __all__ = ["TokenCritic"]
 
+# What layers of the same shapes have in common.
+_SHARED = (
+    "codebook_size",
+    "grid_size",
+    "hidden_dim",
+    "num_heads",
+    "intermediate_dim",
+    "text_dim",
+    "num_classes",
+    "use_qk_norm",
+    "use_gated_mlp",
+)
+
 
 @register
 class TokenCritic(TokenTransformer):
@@ -110,6 +123,37 @@ class TokenCritic(TokenTransformer):
         }
         memory = project_condition(parts, inputs)
         super().__init__(parts, config, inputs, memory, dtype=dtype, **kwargs)
+
+    def start_from(self, transformer):
+        """Copies the first layers of a trained transformer, all but the head.
+
+        These know the tokens and the text already, which a critic that starts from
+        nothing has to learn before it can judge.
+
+        Args:
+            transformer: `MaskedTransformer` of the same widths with at least as many
+                layers.
+
+        Raises:
+            ValueError: if a setting of the two differs, or there are too few layers.
+        """
+        for name in _SHARED:
+            value, wanted = (getattr(model, name) for model in (transformer, self))
+            if value != wanted:
+                raise ValueError(
+                    f"`transformer` must have the `{name}` of the critic, {wanted}: "
+                    f"received {value}."
+                )
+        if transformer.num_layers < self.num_layers:
+            raise ValueError(
+                f"`transformer` must have at least the {self.num_layers} layers of the "
+                f"critic: received {transformer.num_layers}."
+            )
+        learned = {weight.path: weight.value for weight in transformer.weights}
+        for weight in self.weights:
+            if not weight.path.startswith("head/"):
+                # The mask is the last token of the table, which a critic never sees.
+                weight.assign(learned[weight.path][: weight.shape[0]])
 
     @staticmethod
     def read_out(parts, features):

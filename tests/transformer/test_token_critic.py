@@ -88,6 +88,32 @@ def test_the_gradient_reaches_every_weight(kind):
             assert np.abs(after[path] - value).max() > 1e-6, path
 
 
+def test_it_starts_from_the_layers_of_a_transformer():
+    transformer = tiny(MaskedTransformer, text_dim=TEXT_DIM, num_layers=3)
+    critic = tiny(text_dim=TEXT_DIM)
+    set_weights(critic, seed=1)
+    inputs = batch()
+    before = reference.values_of(critic)
+    critic.start_from(transformer)
+    after, learned = (reference.values_of(model) for model in (critic, transformer))
+    for path, value in after.items():
+        wanted = before if path.startswith("head/") else learned
+        np.testing.assert_array_equal(value, wanted[path][: len(value)], path)
+    # Of two layers, the last hidden state is the same.
+    two = tiny(MaskedTransformer, text_dim=TEXT_DIM)
+    critic.start_from(two)
+    ids = ops.convert_to_tensor(inputs["image_ids"])
+    states = [
+        ops.convert_to_numpy(model.features(ids, model.project_memory(inputs)))
+        for model in (critic, two)
+    ]
+    np.testing.assert_allclose(*states, atol=1e-6)
+    with pytest.raises(ValueError, match="have the `num_heads` of the critic, 2.*4"):
+        critic.start_from(tiny(MaskedTransformer, text_dim=TEXT_DIM, num_heads=4))
+    with pytest.raises(ValueError, match="at least the 2 layers.*received 1"):
+        critic.start_from(tiny(MaskedTransformer, text_dim=TEXT_DIM, num_layers=1))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_round_trips(kind, tmp_path):
     model = tiny(**KINDS[kind], use_gated_mlp=True, name="other")
