@@ -5,6 +5,7 @@ import json
 import pathlib
 
 from keras_muse.presets.architectures import ARCHITECTURES
+from keras_muse.presets.placeholders import weights_from_a_file
 from keras_muse.presets.table import PRESETS, describe, names
 
 __all__ = ["PresetLoading", "resolve", "sha256_of", "verify", "write_checksums"]
@@ -34,7 +35,11 @@ class PresetLoading:
         """
         if str(preset) in ARCHITECTURES:
             return cls._from_architecture(str(preset), *args, **kwargs)
-        return super().from_preset(resolve(preset), *args, **kwargs)
+        preset = resolve(preset)
+        if kwargs.get("load_weights", True) is False:
+            return super().from_preset(preset, *args, **kwargs)
+        with weights_from_a_file():
+            return super().from_preset(preset, *args, **kwargs)
 
     @classmethod
     def _from_architecture(cls, name, load_weights=True, **kwargs):
