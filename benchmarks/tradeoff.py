@@ -48,7 +48,6 @@ ORDERS = {
     "confidence": {"guidance_schedule": "linear"},
     "random": {"order": "random"},
     "halton": {"order": "halton"},
-    "halton, systematic": {"order": "halton", **TOGETHER},
     "spaced, systematic": {"order": "random", "spacing": 2, **TOGETHER},
 }
 PRESET = {**ORDERS["spaced, systematic"], "guidance_scale": 1.4}
@@ -172,7 +171,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--preset", default="muse_shapes")
-    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--count", type=int, default=80)
     options = parser.parse_args()
     path = RESULTS / "tradeoff.json"
     report = {
