@@ -53,7 +53,7 @@ VARIANTS = {
         "quantizer": VECTOR,
         **ADVERSARY,
         **LECAM,
-        "optimizer": {"ema_momentum": 0.99},
+        "optimizer": {"ema_momentum": 0.98},
     },
 }
 MODEL = {
@@ -99,9 +99,7 @@ class ShapeRecords(ShapesSource):
 
 def worlds(source, folder):
     """{name: (records to train on, records to measure with)}."""
-    found = {
-        "shapes": (ShapeRecords(20_000, split="train"), ShapeRecords(400, seed=1)),
-    }
+    found = {}
     if source is not None:
         if source.suffix == ".tar":
             with tarfile.open(source) as tar:
@@ -109,6 +107,7 @@ def worlds(source, folder):
             (source,) = (folder / "pictures").iterdir()
         records = read_pictures(source, image_size=SIZE, captions=False)
         found[source.name] = records.split(0.1)
+    found["shapes"] = (ShapeRecords(20_000, split="train"), ShapeRecords(400, seed=1))
     return found
 
 
@@ -217,12 +216,12 @@ def main():
     )
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--data", type=pathlib.Path)
-    parser.add_argument("--steps", type=int, default=480)
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     sources = worlds(arguments.data, arguments.folder)
-    for name, variant in {} if arguments.report else VARIANTS.items():
-        for world, (records, kept) in sources.items():
+    for world, (records, kept) in sources.items():
+        for name, variant in ({} if arguments.report else VARIANTS).items():
             folder = arguments.folder / world / name.replace(" + ", "_")
             if (folder / "result.json").exists():
                 continue
