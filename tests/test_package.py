@@ -119,8 +119,12 @@ def test_backends_are_imported_where_they_must_be(path):
         if backend not in ("jax", "torch", "tensorflow", "tensorflow_text"):
             continue
         in_data = place.startswith("data/") and backend.startswith("tensorflow")
-        # SentencePiece in graphs, and files for TensorBoard.
-        places = ("text/tokenizer.py", "recipes/progress.py")
+        # SentencePiece in graphs, files for TensorBoard, the graph of the FID.
+        places = (
+            "text/tokenizer.py",
+            "recipes/progress.py",
+            "evaluation/inception.py",
+        )
         in_place = place in places and backend == "tensorflow" and lazy
         assert in_data or in_place, f"{place} imports {backend}"
 

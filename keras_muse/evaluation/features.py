@@ -63,7 +63,7 @@ class KerasFeatures:
             size = model.input_shape[1:3]
         self.model = model
         self.name = name
-        self.size = None if size is None else as_size(size)
+        self.size = None if size is None else _as_size(size)
         self.scale = _per_channel("scale", scale)
         self.offset = _per_channel("offset", offset)
         settings = {
@@ -219,12 +219,13 @@ def fingerprint_of(settings, arrays=()):
     return digest.hexdigest()
 
 
-def as_size(size):
-    sides = (size, size) if isinstance(size, numbers.Integral) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(s, numbers.Integral) for s in sides):
-        raise ValueError(f"`size` must be an int or (H, W): received {size!r}.")
-    if min(sides) < 1:
-        raise ValueError(f"`size` must be at least 1: received {size!r}.")
+def _as_size(size):
+    sides = (size, size) if isinstance(size, numbers.Real) else tuple(size)
+    whole = all(isinstance(side, numbers.Integral) and side >= 1 for side in sides)
+    if len(sides) != 2 or not whole:
+        raise ValueError(
+            f"`size` must be an int or (H, W), at least 1: received {size!r}."
+        )
     return tuple(int(side) for side in sides)
 
 

@@ -178,7 +178,8 @@ def ssim(images, originals):
 
     Means, variances and covariance in a Gaussian window of 11 x 11 pixels and deviation
     1.5, wherever it lies inside the picture; K1 = 0.01, K2 = 0.03; the mean over places
-    and channels.
+    and channels. torchmetrics continues pictures beyond their edges by reflection and
+    counts that, too, so its number is a little another one.
 
     Args:
         images: (B, H, W, 3), uint8, or float in [0, 1]; H and W at least 11.

@@ -54,6 +54,7 @@ def test_version(capsys):
         "outpaint",
         "edit",
         "average",
+        "evaluate",
         "prepare",
         "presets",
         "train",
