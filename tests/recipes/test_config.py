@@ -66,8 +66,9 @@ image_size = 32
 steps = 1
 batch_size = 2
 perceptual = "none"
-quantizer = {kind = "finite_scalar", levels = [4, 4]}
+quantizer = {kind = "lookup_free", codebook_size = 16}
 discriminator = {base_channels = 4, num_layers = 1, groups = 2}
+lecam_weight = 0.1
 model = {base_channels = 4, channel_multipliers = [1, 2], strides = [4], groups = 2}
 [stages.transformer]
 num_layers = 1
@@ -179,6 +180,8 @@ def test_two_stages_and_a_larger_decoder(here):
     muse = MuseTextToImage.from_preset(config.train("muse.toml", "run", verbose=0))
     assert muse.generate("a blue square", seed=1).shape == (32, 32, 3)
     assert muse.backbone.transformers[1].low_res_grid_size == (4, 4)
+    with open("run/image_tokenizer_1/log.csv") as file:
+        assert "lecam" in next(csv.DictReader(file))
     decoders = [t.get_config() for t in muse.backbone.image_tokenizers]
     assert [d["decoder_base_channels"] for d in decoders] == [8, None]
 
