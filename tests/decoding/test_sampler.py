@@ -282,7 +282,7 @@ def test_the_critic_decides_and_asked_for_tokens_alone_change():
 
 def test_the_least_trusted_are_masked_whenever_they_were_drawn():
     def doubtful(ids):
-        # The later the step, the farther left are the tokens that it does not trust.
+        # The farther right, the more it trusts.
         place = ops.arange(N, dtype="float32")
         return ops.cast(ids, "float32") * 0.0 + 3.0 * place[None, :]
 
