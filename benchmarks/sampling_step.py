@@ -81,7 +81,7 @@ def our_function(what):
             peers.CODES,
             start=index,
             stop=index + 1,
-            num_start=ops.full((1,), N, "int32"),
+            fillable=ops.ones((1, N), "bool"),
         )
 
     parts = {
