@@ -24,7 +24,8 @@ class Size:
 
 
 # Its VQGAN has the parameters, and its decoder the products, of `peers.maskgit`.
-LIKE_MASKGIT = Size()
+# Its MLPs are a little wider: 1365 is no multiple of what a processor loads at once.
+LIKE_MASKGIT = Size(inner=1376)
 # Of a step whose tokens are given: the image tokenizer has nothing to do.
 TRAINING = Size(
     vqgan_channels=4,

@@ -96,7 +96,7 @@ def sample_tokens(logits, noise):
         (B, N) int32 in `[0, V)`, never a token of probability 0.
     """
     codebook_size = logits.shape[-1]
-    width = math.isqrt(codebook_size - 1) + 1
+    width = _block_width(codebook_size)
     num_blocks = -(-codebook_size // width)
     weights = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
     padding = num_blocks * width - codebook_size
@@ -111,6 +111,13 @@ def sample_tokens(logits, noise):
     inside = ops.take_along_axis(weights, block[..., None, None], axis=2)[..., 0, :]
     token, _ = _search(inside, target - before)
     return block * width + token
+
+
+def _block_width(codebook_size):
+    """About its root, and a divisor if there is one: the last block is whole then."""
+    root = math.isqrt(codebook_size - 1) + 1
+    widths = range(root, 2 * root)
+    return next((w for w in widths if codebook_size % w == 0), root)
 
 
 def sample_together(logits, noise, chosen, ranks):
