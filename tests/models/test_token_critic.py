@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_muse.decoding import Sampler
 from keras_muse.models import MuseBackbone, MuseTextToImage
+from keras_muse.models.compilation import compile_inference
 from keras_muse.transformer import TokenCritic
 from tests.decoding import reference
 from tests.tools import tiny_backbone, tiny_critic, tiny_preprocessor
@@ -30,7 +31,10 @@ def muse(backbone):
 
 def slow_tokens(muse, start):
     """By the slow loop, row by row; the critic reads the prompt and is not guided."""
-    base, critic = muse.backbone.transformers[0], muse.backbone.critics[0]
+    base, critic = (
+        compile_inference(model, model)
+        for model in (muse.backbone.transformers[0], muse.backbone.critics[0])
+    )
     rows = []
     for row, prompt in enumerate(PROMPTS):
         text = muse.preprocessor.generate_preprocess([prompt, ""])
@@ -54,7 +58,7 @@ def slow_tokens(muse, start):
                 start[row : row + 1],
                 SEEDS[row : row + 1],
                 SAMPLER,
-                base.mask_id,
+                32,
                 critic=lambda ids, read=read: read(critic, 0, ids),
             )[0]
         )
