@@ -66,6 +66,13 @@ MODEL = {
     "groups": 8,
     "upsampling": "depth_to_space",
 }
+PAIRS = (
+    ("VQ", "FSQ"),
+    ("VQ", "LFQ"),
+    ("VQ", "VQ + GAN"),
+    ("VQ + GAN", "VQ + GAN + LeCAM"),
+    ("VQ + GAN + LeCAM", "VQ + GAN + LeCAM + EMA"),
+)
 COLUMNS = {
     "psnr": ("PSNR, dB", 2),
     "ssim": ("SSIM", 4),
@@ -158,6 +165,22 @@ def cost(records, variant):
     return 1000.0 * (taken[1] - taken[0]) / 16
 
 
+def verdicts(rows):
+    """What each addition changed, in words; one seed, so small changes are chance."""
+    lines = []
+    for before, after in PAIRS:
+        if before in rows and after in rows:
+            decibels = rows[after]["psnr"] - rows[before]["psnr"]
+            share = rows[after]["frechet_distance"] / rows[before]["frechet_distance"]
+            better = (decibels > 0) + (share < 1)
+            word = ("worse in both", "better in one", "better in both")[better]
+            lines.append(
+                f"- {after} against {before}: {word}, {decibels:+.2f} dB, "
+                f"{share:.2f} times the Frechet distance."
+            )
+    return lines
+
+
 def markdown(results):
     """A table for each world."""
     lines = []
@@ -172,11 +195,12 @@ def markdown(results):
         for name, row in rows.items():
             cells = [f"{row[key]:.{digits}f}" for key, (_, digits) in COLUMNS.items()]
             lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines.append("")
+        lines += ["", *verdicts(rows), ""]
     lines.append(
         "![originals above, then the variants in the order of the table]"
         "(image_tokenizers.png)\n\n"
-        "Made by `python benchmarks/image_tokenizers.py FOLDER --data emoji128`, "
+        "One seed. Made by `python benchmarks/image_tokenizers.py FOLDER --data "
+        "emoji128`, "
         "which tells what the columns are.\n"
     )
     return "\n".join(lines)
