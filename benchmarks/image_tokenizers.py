@@ -26,6 +26,7 @@ import time
 import keras
 import numpy as np
 from PIL import Image
+from tables import RESULTS
 
 from keras_muse.data import read_pictures
 from keras_muse.evaluation import (
@@ -37,7 +38,6 @@ from keras_muse.evaluation.reconstruction import make_reconstruct, to_uint8
 from keras_muse.evaluation.sheets import contact_sheet
 from keras_muse.recipes.vqgans import train_image_tokenizer
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 SIZE, BATCH, SHOWN, CODES = 64, 16, 8, 1024
 VECTOR = {"codebook_size": CODES, "embedding_dim": 32, "revival_threshold": 0.02}
 ADVERSARY = {
