@@ -77,11 +77,11 @@ class Sampler(Settings):
             masks again, at random, to be drawn anew later; as many more are filled in
             their place (ReMDM-cap, arXiv 2503.00307). Not with the order `"critic"`,
             which has a better choice of them. Defaults to 0.
-        refresh_every: int, at least 1. Above 1, all tokens pass through the transformer
-            in every so manieth step alone. In the steps between, those that were known
-            before are seen as they were then (ReCAP, arXiv 2505.19089): faster, and
-            another picture. Not with a `remask_rate` or the order `"critic"`, which
-            change known tokens. Defaults to 1.
+        refresh_every: int, at least 1. All tokens pass through the transformer at the
+            first of so many steps. At the others, those that were known at the first
+            are seen as they were then (ReCAP, arXiv 2505.19089): faster, and another
+            picture. Not with a `remask_rate` or the order `"critic"`, which change
+            known tokens. Defaults to 1.
 
     Raises:
         ValueError: if an argument is outside its range.
