@@ -17,7 +17,8 @@ import pathlib
 import time
 
 import keras
-from shapes_agreement import SEED, about, base_of, generate, markdown, scores, write
+from shapes_agreement import SEED, about, base_of, generate, scores
+from tables import markdown, write
 
 import keras_muse
 from keras_muse.data import shapes
