@@ -103,7 +103,8 @@ def measure(base, settings, captions):
     sampler = Sampler(**{**COMMON, **settings})
     # Steps are no part of what is compiled, but for what is refreshed.
     few = sampler if sampler.refresh_every > 1 else sampler.replace(num_steps=1)
-    draw(base, captions[:BATCH], few)
+    # All of them: the last batch is smaller, and a program of its own.
+    draw(base, captions, few)
     started = time.process_time()
     pictures = draw(base, captions, sampler)
     seconds = (time.process_time() - started) / len(captions)
