@@ -157,6 +157,11 @@ class Sampler(Settings):
                 f"remask_rate={self.remask_rate}, order='critic'."
             )
 
+    def get_config(self):
+        # As JSON gives it back.
+        interval = list(self.guidance_interval)
+        return {**super().get_config(), "guidance_interval": interval}
+
     @property
     def always_guided(self):
         """Whether no step has the guidance 1 that a scale other than 1 has."""
