@@ -266,6 +266,10 @@ def decode(
         again = ops.logical_and(filled, _ranks(score, filled) < count[:, None])
         return ops.where(again, mask_id, ids), remain - count
 
+    def draw(i, filtered):
+        """Every token by itself."""
+        return sample_tokens(filtered, uniform(seeds, stage, i, _TOKEN, num_tokens))
+
     def choice_noise(i):
         """Gumbel noise that falls to 0 at the last step."""
         done = ops.cast(i + 1, "float32") / ops.cast(num_steps, "float32")
@@ -300,8 +304,7 @@ def decode(
             sampler.epsilon_cutoff,
         )
         if sampler.order == "critic":
-            noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
-            filled = ops.where(masked, sample_tokens(filtered, noise), ids)
+            filled = ops.where(masked, draw(i, filtered), ids)
             # Nothing is masked after the last step, so nobody has to judge it.
             return ops.cond(
                 ops.any(i + 1 < num_steps), lambda: doubt(i, filled), lambda: filled
@@ -311,8 +314,7 @@ def decode(
         )
         ids, remain = remask(i, ids, remain)
         if sampler.order == "confidence":
-            noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
-            drawn = sample_tokens(filtered, noise)
+            drawn = draw(i, filtered)
             confidence = log_probability(logits, drawn) + choice_noise(i)
             kept, _ = _largest(confidence, masked, remain)
             return ops.where(kept, drawn, ids)
@@ -325,8 +327,7 @@ def decode(
             noise = uniform(seeds, stage, i, _TOGETHER, 1)
             drawn = sample_together(filtered, noise, kept, ranks)
         else:
-            noise = uniform(seeds, stage, i, _TOKEN, num_tokens)
-            drawn = sample_tokens(filtered, noise)
+            drawn = draw(i, filtered)
         return ops.where(kept, drawn, ids)
 
     if first is not None:
