@@ -17,7 +17,7 @@ from keras_muse.evaluation.kernel import KernelDistance
 from keras_muse.evaluation.manifolds import PrecisionRecall
 from keras_muse.evaluation.reconstruction import ReconstructionQuality
 from keras_muse.evaluation.run import Run
-from keras_muse.evaluation.settings import samplers_of, settings_of
+from keras_muse.evaluation.settings import settings_of
 from keras_muse.evaluation.sheets import pair_sheet
 from keras_muse.evaluation.sources import ShapesSource
 
@@ -95,7 +95,7 @@ def evaluate(
     """
     paths = _Paths(output)
     _check(source, seed, batch_size, save_every, extractor)
-    samplers = samplers_of(muse, num_steps, guidance_scale, temperature)
+    samplers = muse.samplers_for(num_steps, guidance_scale, temperature)
     metrics = _metrics(muse, source, extractor, clip, tokenizer)
     settings = settings_of(
         muse,

@@ -10,44 +10,11 @@ import numpy as np
 
 import keras_muse
 from keras_muse.evaluation.features import fingerprint_of
-from keras_muse.models.inputs import as_num_steps, as_scales
 
-__all__ = ["samplers_of", "settings_of", "versions"]
+__all__ = ["settings_of", "versions"]
 
 # Of the backends, what their packages are called.
 PACKAGES = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}
-
-
-def samplers_of(muse, num_steps=None, guidance_scale=None, temperature=None):
-    """The samplers of a Muse, with what a caller says.
-
-    Args:
-        muse: `keras_muse.models.MuseTextToImage`.
-        num_steps: int, or one a stage. Defaults to the sampler's.
-        guidance_scale: float, or one a stage. Defaults to the sampler's.
-        temperature: float, or one a stage. Defaults to the sampler's.
-
-    Returns:
-        list of `Sampler`, one a stage.
-
-    Raises:
-        TypeError, ValueError: as `MuseTextToImage.generate`.
-    """
-    samplers = muse.samplers
-    limits = [stage.transformer.num_tokens for stage in muse.backbone.stages]
-    steps = as_num_steps(num_steps, [s.num_steps for s in samplers], limits)
-    scales = as_scales(
-        "guidance_scale", guidance_scale, [s.guidance_scale for s in samplers]
-    )
-    temperatures = as_scales(
-        "temperature", temperature, [s.temperature for s in samplers]
-    )
-    return [
-        sampler.replace(num_steps=steps[i], guidance_scale=scales[i]).replace(
-            temperature=temperatures[i]
-        )
-        for i, sampler in enumerate(samplers)
-    ]
 
 
 def settings_of(

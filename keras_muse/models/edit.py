@@ -231,7 +231,7 @@ class MuseEdit(MuseEditing, keras_hub.models.ImageToImage):
                 first[name] = value[0]
                 value = [own[0], *value[1:]]
             each[name] = value
-        samplers = self._settings(**each, guidance_schedule=guidance_schedule)
+        samplers = self.samplers_for(**each, guidance_schedule=guidance_schedule)
         return self.resampler.replace(**first), samplers
 
     def _everywhere(self, tokens):

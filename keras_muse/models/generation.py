@@ -217,8 +217,28 @@ class MuseGeneration(PresetLoading):
         function = self._compiled(("pixels", tokenizer.name, grid), pixels)
         return np.asarray(ops.convert_to_numpy(function(to_int32(tokens))))
 
-    def _settings(self, num_steps, guidance_scale, temperature, guidance_schedule):
-        """The samplers of a call: the task's, with what the caller says."""
+    def samplers_for(
+        self,
+        num_steps=None,
+        guidance_scale=None,
+        temperature=None,
+        guidance_schedule=None,
+    ):
+        """The samplers of a call: the task's, with what the caller says.
+
+        Args:
+            num_steps: int, or one a stage. Defaults to the sampler's, like the others.
+            guidance_scale: float, or one a stage.
+            temperature: float, or one a stage.
+            guidance_schedule: str, see `Sampler`.
+
+        Returns:
+            list of `Sampler`, one a stage.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what it was and what it has to
+                be.
+        """
         steps = as_num_steps(
             num_steps,
             [sampler.num_steps for sampler in self.samplers],

@@ -112,7 +112,7 @@ class MuseInpaint(MuseEditing, keras_hub.models.Inpaint):
             TypeError, ValueError: naming the argument, what it was and what it has to
                 be.
         """
-        samplers = self._settings(
+        samplers = self.samplers_for(
             num_steps, guidance_scale, temperature, guidance_schedule
         )
         strength = as_share("strength", strength)

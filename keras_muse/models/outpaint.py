@@ -94,7 +94,7 @@ class MuseOutpaint(MuseGeneration, keras_hub.models.Task):
             TypeError, ValueError: naming the argument, what it was and what it has to
                 be.
         """
-        samplers = self._settings(
+        samplers = self.samplers_for(
             num_steps, guidance_scale, temperature, guidance_schedule
         )
         extend = _as_extend(extend)

@@ -84,7 +84,7 @@ class MuseTextToImage(MuseGeneration, keras_hub.models.TextToImage):
             TypeError, ValueError: naming the argument, what it was and what it has to
                 be.
         """
-        samplers = self._settings(
+        samplers = self.samplers_for(
             num_steps, guidance_scale, temperature, guidance_schedule
         )
         batches, is_single = as_batches(inputs)

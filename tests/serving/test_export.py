@@ -44,7 +44,7 @@ def call(function, values):
 
 
 def tokens_of(muse, prompts, seeds, scale=None, negative=None):
-    samplers = muse._settings(None, scale, None, None)
+    samplers = muse.samplers_for(None, scale, None, None)
     negative = None if negative is None else [negative] * len(prompts)
     return muse.generate_tokens(prompts, negative, np.array(seeds, "int32"), samplers)
 
@@ -315,7 +315,7 @@ def test_the_next_version(muse, exported, tmp_path):
     # One stage, whose first step is its last.
     assert set(made) == {"tokens_0", "error"}
     wanted = muse.generate_tokens(
-        PROMPTS, None, np.array(SEEDS, "int32"), muse._settings(1, None, None, None)
+        PROMPTS, None, np.array(SEEDS, "int32"), muse.samplers_for(1, None, None, None)
     )
     np.testing.assert_array_equal(made["tokens_0"], wanted[0])
     images = call(model.signatures["serving_default"], inputs(PROMPTS[:1], [1]))

@@ -53,7 +53,7 @@ def test_the_embedded_preset_in_cpp(program, tmp_path):
         "held_out_captions", start=0, count=32, seed=0
     )
     seeds = np.arange(32, dtype="int32")
-    samplers = muse._settings(steps, None, None, None)
+    samplers = muse.samplers_for(steps, None, None, None)
     wanted = muse.generate_tokens(prompts, None, seeds, samplers)
     requests = [
         ("tokens", inputs(prompts[rows], seeds[rows]))
@@ -173,7 +173,7 @@ def test_2000_random_requests_in_cpp(program, exported, muse, pictures, tmp_path
             continue
         prompt, negative, seed, scale = values
         scale = float(np.frombuffer(scale, "float32")[0])
-        samplers = muse._settings(None, None if scale < 0 else scale, None, None)
+        samplers = muse.samplers_for(None, None if scale < 0 else scale, None, None)
         made = muse.generate_tokens(
             [prompt.decode()],
             [negative.decode()],
