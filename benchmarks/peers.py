@@ -88,13 +88,27 @@ def stand_in():
         sys.modules[name] = module
 
 
-def maskgit(dtype, vae_dim=64):
-    """A `MaskGit` of the sizes above, and its weights that train.
+@dataclasses.dataclass(frozen=True)
+class MaskGitSize:
+    """Of a `MaskGit`; the classes of the peer tell what it means."""
+
+    codes: int = CODES
+    side: int = SIDE
+    width: int = WIDTH
+    depth: int = DEPTH
+    heads: int = HEADS
+    text_width: int = TEXT_WIDTH
+    image_size: int = 256
+    vae_dim: int = 64  # that of its README
+
+
+def maskgit(dtype, size=MaskGitSize()):
+    """A `MaskGit`, its attention fused in float32 alone, as it overflows in bfloat16.
 
     Args:
         dtype: str. `"float32"`, or `"bfloat16"` for all weights: under autocast it
             stops with an error.
-        vae_dim: int. Channels of its VQGAN. Defaults to 64, that of its README.
+        size: `MaskGitSize`. Defaults to that of the constants above.
     """
     import torch
 
@@ -102,22 +116,24 @@ def maskgit(dtype, vae_dim=64):
     from muse_maskgit_pytorch import MaskGit, MaskGitTransformer, VQGanVAE, t5
 
     t5.T5_CONFIGS[t5.DEFAULT_T5_NAME] = {
-        "config": type("Config", (), {"d_model": TEXT_WIDTH})
+        "config": type("Config", (), {"d_model": size.text_width})
     }
     transformer = MaskGitTransformer(
-        num_tokens=CODES,
-        seq_len=SIDE * SIDE,
-        dim=WIDTH,
-        depth=DEPTH,
-        dim_head=WIDTH // HEADS,
-        heads=HEADS,
+        num_tokens=size.codes,
+        seq_len=size.side * size.side,
+        dim=size.width,
+        depth=size.depth,
+        dim_head=size.width // size.heads,
+        heads=size.heads,
         ff_mult=4,
-        # Overflows in bfloat16.
         flash=dtype == "float32",
     )
-    vae = VQGanVAE(dim=vae_dim, codebook_size=CODES, use_vgg_and_gan=False)
+    vae = VQGanVAE(dim=size.vae_dim, codebook_size=size.codes, use_vgg_and_gan=False)
     model = MaskGit(
-        image_size=256, transformer=transformer, vae=vae, cond_drop_prob=0.1
+        image_size=size.image_size,
+        transformer=transformer,
+        vae=vae,
+        cond_drop_prob=0.1,
     )
     return model.to(getattr(torch, dtype))
 

@@ -224,33 +224,22 @@ class Theirs:
         """Makes all parts."""
         import torch
 
-        peers.stand_in()
-        from muse_maskgit_pytorch import MaskGit, MaskGitTransformer, VQGanVAE, t5
-
         self.torch, self.muse, self.steps = torch, load_preset(), steps
         self.rate = PEAK[optimizer]
-        codes = base_vqgan(self.muse).codebook_size
-        t5.T5_CONFIGS[t5.DEFAULT_T5_NAME] = {
-            "config": type("Config", (), {"d_model": 128})
-        }
         torch.manual_seed(SEED)
-        transformer = MaskGitTransformer(
-            num_tokens=codes,
-            seq_len=SIDE * SIDE,
-            dim=WIDTH,
-            depth=DEPTH,
-            dim_head=WIDTH // HEADS,
-            heads=HEADS,
-            ff_mult=4,
-        )
-        # Its own tokenizer is asked for its number of codes alone.
-        vae = VQGanVAE(dim=16, codebook_size=codes, use_vgg_and_gan=False)
-        self.model = MaskGit(
+        size = peers.MaskGitSize(
+            base_vqgan(self.muse).codebook_size,
+            SIDE,
+            WIDTH,
+            DEPTH,
+            HEADS,
+            text_width=128,
             image_size=64,
-            transformer=transformer,
-            vae=vae,
-            cond_drop_prob=CAPTION_DROPOUT,
+            # Its own tokenizer is asked for its number of codes alone.
+            vae_dim=16,
         )
+        self.model = peers.maskgit("float32", size)
+        self.model.cond_drop_prob = CAPTION_DROPOUT
         # Ids are what is asked for; ours decodes them.
         self.model.vae.decode_from_ids = lambda ids: ids
         used = {

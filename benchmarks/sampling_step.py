@@ -135,7 +135,7 @@ def maskgit_steps():
 
     logits, _ = logits_and_ids()
     logits = torch.from_numpy(logits)
-    model = peers.maskgit("float32", vae_dim=16)
+    model = peers.maskgit("float32", peers.MaskGitSize(vae_dim=16))
     peers.give_text(model, "float32")
     model.transformer.forward_with_cond_scale = lambda *_, **__: (logits, None)
     model.vae.decode_from_ids = lambda ids: ids

@@ -114,7 +114,7 @@ def theirs(dtype, batch, steps, remat):
     del remat
     precision = "float32" if dtype == "float32" else "bfloat16"
     # Its VQGAN is never called.
-    model = peers.maskgit(precision, vae_dim=16)
+    model = peers.maskgit(precision, peers.MaskGitSize(vae_dim=16))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     weights = list(model.transformer.parameters())
