@@ -4,6 +4,7 @@
     python benchmarks/decode.py                     # all rows, five rounds
     python benchmarks/decode.py --only float32 --rounds 9
     python benchmarks/decode.py --sections amused   # one of the two tables
+    python benchmarks/decode.py --gpu --batch 16 --name decode_gpu
 
 Two tables. `maskgit`: the base model of training_step.py and a VQGAN of 256 pixels,
 18 steps, guidance 3, the largest 820 of 8,192 logits, through `MaskGit.generate` of
@@ -23,10 +24,15 @@ products). Both passes of guidance count.
 picture in float32, in the peer's and in our PyTorch row; `share of peak` is GFLOP over
 seconds over the best that any of NumPy, PyTorch, JAX and TensorFlow reached in the same
 rounds with the products of the base model alone, in float32.
+
+With `--gpu` all rows run on the GPU, with as many threads as they like and float32
+products in TF32 for all of them; there is no share of a peak, and no row of a library
+that is not installed.
 """
 
 import argparse
 import functools
+import importlib.util
 import shlex
 import sys
 import tempfile
@@ -35,6 +41,7 @@ import time
 import ours
 import peers
 from processes import (
+    FREE_MEMORY,
     KEEP_MEMORY,
     Failed,
     Row,
@@ -77,7 +84,8 @@ def rows_of(section):
     }
     for precision in PRECISIONS[section]:
         for backend, name in BACKENDS.items():
-            rows[f"ours, {name} {precision}"] = (backend, precision)
+            if importlib.util.find_spec(backend):
+                rows[f"ours, {name} {precision}"] = (backend, precision)
     return rows
 
 
@@ -90,8 +98,8 @@ def chosen_rows(section, ends):
     }
 
 
-def our_picture(section, precision):
-    """A function of the number of steps that makes a picture, and its parameters."""
+def our_picture(section, precision, batch):
+    """A function of the number of steps that makes pictures, and the parameters."""
     settings = {"guidance_schedule": "constant", **SETTINGS[section]}
     policy = "float32" if precision == "int8" else precision
     muse = ours.muse(SIZES[section], policy, **settings)
@@ -100,46 +108,47 @@ def our_picture(section, precision):
         muse.quantize("int8")
 
     def make(steps):
-        muse.generate(peers.PROMPT, num_steps=steps, seed=0)
+        muse.generate([peers.PROMPT] * batch, num_steps=steps, seed=0)
 
     return make, count
 
 
-def their_picture(section, precision):
+def their_picture(section, precision, batch):
     """The same of the peer."""
     import torch
 
-    scale = SETTINGS[section]["guidance_scale"]
+    scale, prompts = SETTINGS[section]["guidance_scale"], [peers.PROMPT] * batch
     torch.manual_seed(0)
     if section == "maskgit":
-        model = peers.maskgit(precision)
+        model = peers.maskgit(precision).to(peers.device())
         peers.give_text(model, precision)
 
         def make(steps):
-            model.generate([peers.PROMPT], timesteps=steps, cond_scale=scale)
+            # Pixels are what is waited for.
+            model.generate(prompts, timesteps=steps, cond_scale=scale).cpu()
 
         return make, peers.count(model)
     with tempfile.TemporaryDirectory() as folder:
         pipeline = peers.amused(peers.AMUSED_SMALL, folder)
-    pipeline.to(getattr(torch, precision))
+    pipeline.to(peers.device(), getattr(torch, precision))
 
     def make(steps):
-        pipeline(peers.PROMPT, num_inference_steps=steps, guidance_scale=scale)
+        pipeline(prompts, num_inference_steps=steps, guidance_scale=scale)
 
     parts = pipeline.transformer, pipeline.vqvae, pipeline.text_encoder
     return make, peers.count(*parts)
 
 
-def picture(section, name):
+def picture(section, name, batch):
     """Of a row."""
     backend, precision = rows_of(section)[name]
     build = our_picture if backend else their_picture
-    return build(section, precision)
+    return build(section, precision, batch)
 
 
-def timed_picture(section, name):
+def timed_picture(section, name, batch):
     """What `answer` needs."""
-    make, parameters = picture(section, name)
+    make, parameters = picture(section, name, batch)
     steps = SETTINGS[section]["num_steps"]
 
     def function(warm_up):
@@ -153,7 +162,7 @@ def products(section, name):
     """GFLOP of one picture: the first two steps tell those of any number."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    make, _ = picture(section, name)
+    make, _ = picture(section, name, batch=1)
     counts = []
     for steps in (1, 2):
         with FlopCounterMode(display=False) as counter:
@@ -218,14 +227,15 @@ def cells(row, peak, gflop, reference, same):
 
     Args:
         row: of `in_turns`.
-        peak: float, GFLOP a second.
-        gflop: float, of one picture.
+        peak: float, GFLOP a second, or `None`.
+        gflop: float, of what is timed.
         reference: median of the peer in float32, or `None`.
         same: median of the peer in the row's own precision, or `None`.
     """
     if "failed" in row:
         return {"seconds": row["failed"]}
     median, low, high = spread(row)
+    share = {"share of peak": f"{gflop / median / peak:.0%}"} if peak else {}
     return {
         "parameters": f"{row['facts']['parameters'] / 1e6:.1f} M",
         "seconds": three_digits(median),
@@ -234,11 +244,11 @@ def cells(row, peak, gflop, reference, same):
         "times the peer's float32": f"{reference / median:.2f}" if reference else "",
         "times the peer's own": f"{same / median:.2f}" if same else "",
         "GFLOP": f"{gflop:.0f}",
-        "share of peak": f"{gflop / median / peak:.0%}",
+        **share,
     }
 
 
-def section_table(section, found, peak, gflop):
+def section_table(section, found, peak, gflop, batch):
     """The table of a section."""
     rows = rows_of(section)
 
@@ -250,21 +260,28 @@ def section_table(section, found, peak, gflop):
     for name, row in found.items():
         backend, precision = rows[name]
         own = "bfloat16" if precision == "mixed_bfloat16" else precision
-        values = peak, gflop["ours" if backend else "peer"], peer_median("float32")
-        table[name] = cells(row, *values, peer_median(own))
+        products = batch * gflop["ours" if backend else "peer"]
+        values = peak, products, peer_median("float32"), peer_median(own)
+        table[name] = cells(row, *values)
     steps = SETTINGS[section]["num_steps"]
     scale = SETTINGS[section]["guidance_scale"]
-    title = f"A picture of 256 tokens, {steps} steps, guidance {scale:g}"
+    pictures = "A picture" if batch == 1 else f"{batch} pictures"
+    title = f"{pictures} of 256 tokens, {steps} steps, guidance {scale:g}"
     return markdown(f"{title}, against {PEERS[section]}", table)
 
 
 def measure(options):
     """Everything: the report, and the text of the tables."""
+    core = None if options.gpu else options.core
+
+    def variables(backend):
+        # The library that makes the row is the only one that it has to load.
+        memory = FREE_MEMORY if options.gpu else KEEP_MEMORY
+        return environment(backend, options.gpu, **memory)
 
     def start(arguments, backend):
-        # The library that makes the row is the only one that it has to load.
-        variables = environment(backend, **KEEP_MEMORY)
-        return Row("decode.py", arguments, options.core, variables, options.limit)
+        arguments += ["--batch", str(options.batch)]
+        return Row("decode.py", arguments, core, variables(backend), options.limit)
 
     starts, gflop = {}, {}
     for section in options.sections:
@@ -277,34 +294,37 @@ def measure(options):
             ("ours", "ours, PyTorch float32"),
         ):
             arguments = ["--count", section, name]
-            variables = environment("torch")
             gflop[section][kind] = once(
-                "decode.py", arguments, options.core, variables, options.limit
+                "decode.py", arguments, core, variables("torch"), options.limit
             )
-    for library in ("numpy", *BACKENDS):
+    for library in () if options.gpu else ("numpy", *BACKENDS):
         arguments = ["--peak", library]
         starts["peak", library] = functools.partial(start, arguments, None)
 
-    found = in_turns(starts, options.rounds)
+    # A GPU has room for all of them to compile at once.
+    found = in_turns(starts, options.rounds, together=8 if options.gpu else 1)
     rates = {
         library: max(answer["rate"] for answer in row["answers"])
         for (section, library), row in found.items()
         if section == "peak"
     }
-    peak = max(rates.values())
-    report = {**about(), "GFLOP a second": rates, "GFLOP": gflop, "rows": {}}
+    peak = max(rates.values(), default=None)
+    report = {**about(options.gpu), "batch": options.batch, "rounds": options.rounds}
+    report |= {"GFLOP a second": rates, "GFLOP": gflop, "rows": {}}
     texts = []
     for section in options.sections:
         own = {name: row for (kind, name), row in found.items() if kind == section}
         report["rows"][section] = own
-        texts.append(section_table(section, own, peak, gflop[section]))
-    listed = ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items())
-    texts.append(
-        f"The best float32 products of the base model, GFLOP a second: {listed}. "
-        f"{options.rounds} rounds.\n"
-    )
+        table = section_table(section, own, peak, gflop[section], options.batch)
+        texts.append(table)
+    texts.append(f"{options.rounds} rounds.")
+    if rates:
+        listed = ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items())
+        texts[-1] += (
+            f" The best float32 products of the base model, GFLOP a second: {listed}."
+        )
     failed = any("failed" in row for row in found.values())
-    return report, "\n".join(texts) + footer(options.given), failed
+    return report, "\n".join(texts) + "\n" + footer(options.given, options.gpu), failed
 
 
 def main():
@@ -316,6 +336,8 @@ def main():
     parser.add_argument("--only", nargs="*", help="ends of the names of rows")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=1, help="pictures at once")
+    parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--limit", type=float, default=900, help="seconds")
     parser.add_argument("--name", default="decode", help="of the results")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
@@ -323,7 +345,7 @@ def main():
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
-        answer(lambda: timed_picture(*options.row))
+        answer(lambda: timed_picture(*options.row, options.batch))
         return
     if options.peak:
         answer(lambda: timed_products(options.peak))
@@ -336,7 +358,7 @@ def main():
         report, text, failed = measure(options)
     except Failed as error:
         sys.exit(f"The products could not be counted: {error}.")
-    write(options.name, {"rounds": options.rounds, **report}, text)
+    write(options.name, report, text)
     sys.exit(failed)
 
 

@@ -138,12 +138,19 @@ def maskgit(dtype, size=MaskGitSize()):
     return model.to(getattr(torch, dtype))
 
 
+def device():
+    """Where PyTorch's models run: on a GPU if it sees one, as Keras' do."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def give_text(model, dtype):
     """Constant text embeddings in place of the encoder of a `MaskGit`."""
     import torch
 
     torch.manual_seed(0)
-    text = torch.randn((1, TEXT, TEXT_WIDTH), dtype=getattr(torch, dtype))
+    text = torch.randn((1, TEXT, TEXT_WIDTH), dtype=getattr(torch, dtype)).to(device())
     model.transformer.encode_text = lambda texts: text.expand(len(texts), -1, -1)
 
 

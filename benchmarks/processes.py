@@ -5,6 +5,7 @@ one after another, round after round: what slows the machine down for a while sl
 of them down, and nothing else runs while one of them does.
 """
 
+import concurrent.futures
 import importlib.metadata
 import json
 import os
@@ -31,6 +32,8 @@ KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
 }
+# Rows wait beside each other: none may take all of a GPU.
+FREE_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # There is nothing to load, and nobody may ask for it.
@@ -65,10 +68,14 @@ def command(script, arguments, core):
     return [*pinned(core), sys.executable, str(path), *arguments]
 
 
-def environment(backend=None, **variables):
-    """Of a row: one thread, a backend of Keras, nothing from a network."""
+def environment(backend=None, gpu=False, **variables):
+    """Of a row: one thread, a backend of Keras, nothing from a network.
+
+    On a GPU as many threads as it likes, and float32 products in TF32 for all rows.
+    """
     backend = {"KERAS_BACKEND": backend} if backend else {}
-    return {**os.environ, **ONE_THREAD, **QUIET, **backend, **variables}
+    own = {"NVIDIA_TF32_OVERRIDE": "1"} if gpu else ONE_THREAD
+    return {**os.environ, **own, **QUIET, **backend, **variables}
 
 
 class Row:
@@ -147,25 +154,31 @@ def label(name):
     return name if isinstance(name, str) else ", ".join(name)
 
 
-def in_turns(starts, rounds):
+def in_turns(starts, rounds, together=1):
     """Asks rows in turns.
 
     Args:
         starts: dict of functions without arguments that return a `Row`.
         rounds: int. Answers of each row.
+        together: int. How many rows may get ready at once.
 
     Returns:
         dict of `{"facts": dict, "answers": list}`, or of `{"failed": str}`.
     """
-    rows, found = {}, {}
+    # In the order of the table, whichever is ready first.
+    rows, found = {}, dict.fromkeys(starts)
+
+    def get_ready(name):
+        print(f"{label(name)} gets ready", file=sys.stderr, flush=True)
+        try:
+            rows[name] = starts[name]()
+            found[name] = {"facts": rows[name].facts, "answers": []}
+        except Failed as error:
+            found[name] = {"failed": str(error)}
+
     try:
-        for name, start in starts.items():
-            print(f"{label(name)} gets ready", file=sys.stderr, flush=True)
-            try:
-                rows[name] = start()
-                found[name] = {"facts": rows[name].facts, "answers": []}
-            except Failed as error:
-                found[name] = {"failed": str(error)}
+        with concurrent.futures.ThreadPoolExecutor(together) as pool:
+            list(pool.map(get_ready, starts))
         for _ in range(rounds):
             for name, row in list(rows.items()):
                 try:
@@ -227,6 +240,17 @@ def processor():
     return f"{name} ({', '.join(flag for flag in known if flag in flags)})"
 
 
+def graphics():
+    """The name of the GPU."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.check_output(command, text=True).strip()
+
+
+def machine(gpu=False):
+    """What rows ran on."""
+    return graphics() if gpu else f"one core of {processor()}"
+
+
 def versions():
     """Of Python and of what is installed of the libraries that are compared."""
     found = {"python": platform.python_version()}
@@ -238,12 +262,12 @@ def versions():
     return found
 
 
-def about():
+def about(gpu=False):
     """What makes figures repeatable."""
-    return {"machine": processor(), "versions": versions()}
+    return {"machine": machine(gpu), "versions": versions()}
 
 
-def footer(given):
+def footer(given, gpu=False):
     """The last lines of a table: the command, and what it ran on."""
     listed = ", ".join(f"{name} {number}" for name, number in versions().items())
-    return f"\nOne core of {processor()}. Made by `{given}`.\n\nVersions: {listed}.\n"
+    return f"\nOn {machine(gpu)}. Made by `{given}`.\n\nVersions: {listed}.\n"

@@ -17,10 +17,11 @@ checker of the world. Each side has its own sampler, in each of a few settings; 
 shows the best of them, found on other captions than those it is measured on.
 
 The folder keeps tokens and checkpoints: what is finished is not done again, what was
-stopped goes on.
+stopped goes on. With `--gpu` all rows are trained at once, on the GPU.
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -30,7 +31,7 @@ import time
 
 import numpy as np
 import peers
-from processes import about, footer
+from processes import FREE_MEMORY, about, environment, footer
 from tables import RESULTS, markdown, write
 
 PEER = peers.MASKGIT
@@ -128,7 +129,7 @@ def prepare(folder, pictures, chunk=500):
 
 
 class Data:
-    """What `prepare` wrote, in batches."""
+    """What `prepare` wrote, in batches: a source of `grain` without end."""
 
     def __init__(self, folder, batch):
         """Opens the files."""
@@ -137,8 +138,13 @@ class Data:
         self.text = np.load(folder / "text.npy", mmap_mode="r")
         self.mask = np.load(folder / "mask.npy", mmap_mode="r")
 
-    def __call__(self, first):
-        """The batch whose first row is `first`; beyond the end from the start."""
+    def __len__(self):
+        """More than anybody asks for."""
+        return 1_000_000_000
+
+    def __getitem__(self, step):
+        """The batch of a step; beyond the end from the start."""
+        first = step * self.batch
         rows = np.arange(first, first + self.batch) % len(self.ids)
         return {
             "image_ids": self.ids[rows].astype("int32"),
@@ -194,12 +200,15 @@ class Ours:
 
     def fit(self, folder, data):
         """Trains, and goes on where it was stopped."""
-        from keras_muse.data import shapes
+        import grain
+
         from keras_muse.recipes.fitting import fit
         from keras_muse.recipes.measures import Log
 
         log = Log(folder / "log.csv", data.batch * EPOCH)
-        batches = shapes.endless(data, data.batch, log.pictures_seen())
+        # Not `tf.data`: nothing here needs TensorFlow.
+        batches = grain.MapDataset.source(data)[log.pictures_seen() // data.batch :]
+        batches = batches.to_iter_dataset()
         fit(self.trainer, folder / "backup", log, batches, self.steps, EPOCH)
 
     def settings(self):
@@ -238,7 +247,8 @@ class Theirs:
             # Its own tokenizer is asked for its number of codes alone.
             vae_dim=16,
         )
-        self.model = peers.maskgit("float32", size)
+        self.device = peers.device()
+        self.model = peers.maskgit("float32", size).to(self.device)
         self.model.cond_drop_prob = CAPTION_DROPOUT
         # Ids are what is asked for; ours decodes them.
         self.model.vae.decode_from_ids = lambda ids: ids
@@ -277,7 +287,7 @@ class Theirs:
         torch, path = self.torch, folder / "checkpoint.pt"
         first = 0
         if path.exists():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location=self.device)
             self.model.load_state_dict(state["model"])
             for each, values in zip(self.optimizers, state["optimizers"]):
                 each.load_state_dict(values)
@@ -285,10 +295,10 @@ class Theirs:
         self.model.train()
         began, losses = time.time(), []
         for step in range(first, self.steps):
-            rows = data(step * data.batch)
+            rows = data[step]
             loss = self.model(
-                torch.from_numpy(rows["image_ids"]).long(),
-                text_embeds=torch.from_numpy(rows["text_embeddings"]),
+                torch.from_numpy(rows["image_ids"]).long().to(self.device),
+                text_embeds=torch.from_numpy(rows["text_embeddings"]).to(self.device),
             )
             loss.backward()
             for each in self.optimizers:
@@ -324,13 +334,12 @@ class Theirs:
         """Pictures of captions."""
         torch = self.torch
         values, _ = embed(self.muse, captions)
-        self.model.transformer.encode_text = lambda texts: torch.from_numpy(
-            values.astype("float32")
-        )
+        values = torch.from_numpy(values.astype("float32")).to(self.device)
+        self.model.transformer.encode_text = lambda texts: values
         torch.manual_seed(seed)
         ids = self.model.generate(list(captions), fmap_size=SIDE, **settings)
         return self.muse.decode_images(
-            ids.reshape(len(captions), -1).numpy().astype("int32"), stage=0
+            ids.reshape(len(captions), -1).cpu().numpy().astype("int32"), stage=0
         )
 
 
@@ -403,13 +412,16 @@ def write_table(options):
         table,
     )
     text += (
-        "\nThe first eight pictures of each row are in quality.png; quality.json has "
-        "every setting that was tried.\n"
+        f"\nThe first eight pictures of each row are in {options.name}.png; "
+        f"{options.name}.json has every setting that was tried.\n"
     )
-    Image.fromarray(np.concatenate(strips)).save(RESULTS / "quality.png")
-    report = {**about(), "steps": options.steps, "batch": options.batch, "rows": found}
+    Image.fromarray(np.concatenate(strips)).save(RESULTS / f"{options.name}.png")
+    report = {**about(options.gpu), "steps": options.steps, "batch": options.batch}
     given = f"python benchmarks/quality.py FOLDER --steps {options.steps}"
-    write("quality", report, text + footer(given))
+    given += f" --tried {options.tried} --count {options.count}"
+    given += " --gpu" if options.gpu else ""
+    text += footer(given, options.gpu)
+    write(options.name, {**report, "rows": found}, text)
 
 
 def main():
@@ -423,6 +435,8 @@ def main():
     parser.add_argument("--tried", type=int, default=100, help="pictures a setting")
     parser.add_argument("--count", type=int, default=500, help="pictures of the table")
     parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--gpu", action="store_true", help="all rows at once, on it")
+    parser.add_argument("--name", default="quality", help="of the results")
     parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -430,9 +444,20 @@ def main():
         run_row(options.row, options.folder, options)
         return
     prepare(options.folder, options.steps * options.batch)
-    for row in options.only:
-        if not (options.folder / row.replace(", ", "_") / "result.json").exists():
-            subprocess.run([sys.executable, *sys.argv, "--row", row], check=True)
+    commands = [
+        [sys.executable, *sys.argv, "--row", row]
+        for row in options.only
+        if not (options.folder / row.replace(", ", "_") / "result.json").exists()
+    ]
+    # Nothing is timed: a GPU holds all rows.
+    variables = environment(gpu=True, **FREE_MEMORY) if options.gpu else os.environ
+    with concurrent.futures.ThreadPoolExecutor(4 if options.gpu else 1) as pool:
+        runs = [
+            pool.submit(subprocess.run, command, check=True, env=variables)
+            for command in commands
+        ]
+    for run in runs:
+        run.result()
     write_table(options)
 
 

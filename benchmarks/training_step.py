@@ -14,10 +14,8 @@ all rows run on the GPU, float32 products in TF32 for all of them.
 
 import argparse
 import json
-import os
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 
@@ -29,9 +27,9 @@ from processes import (
     KEEP_MEMORY,
     Failed,
     environment,
+    machine,
     once,
     peak_memory,
-    processor,
 )
 from tables import write
 
@@ -115,7 +113,7 @@ def theirs(dtype, batch, steps, remat):
     precision = "float32" if dtype == "float32" else "bfloat16"
     # Its VQGAN is never called.
     model = peers.maskgit(precision, peers.MaskGitSize(vae_dim=16))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = peers.device()
     model.to(device)
     weights = list(model.transformer.parameters())
     optimizer = torch.optim.AdamW(weights, 1e-4, betas=(0.9, 0.96), weight_decay=0.045)
@@ -167,22 +165,10 @@ def run_row(row, batch, steps, core, gpu):
     backend = ROWS[row][0] or "torch"
     arguments = ["--row", row, "--batch", str(batch), "--steps", str(steps)]
     if gpu:
-        variables = {
-            **os.environ,
-            "KERAS_BACKEND": backend,
-            "NVIDIA_TF32_OVERRIDE": "1",
-        }
+        variables = environment(backend, gpu=True)
         return once("training_step.py", arguments, None, variables)
     variables = environment(backend, **KEEP_MEMORY)
     return once("training_step.py", arguments, core, variables)
-
-
-def machine(gpu):
-    """What the rows ran on."""
-    if gpu:
-        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        return subprocess.check_output(command, text=True).strip()
-    return f"one core of {processor()}"
 
 
 def report(found, options):

@@ -313,4 +313,4 @@ def endless(batch, batch_size, start=0):
         )
     }
     data = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return data.prefetch(2)
+    return data.prefetch(8)

@@ -34,7 +34,7 @@ class WarmupStableDecay(keras.optimizers.schedules.LearningRateSchedule):
 def fit(trainer, backup, log, batches, steps, steps_per_epoch):
     """`fit` with a checkpoint every epoch; `batches` are those not seen yet."""
     trainer.fit(
-        batches.prefetch(8),
+        batches,
         epochs=steps // steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
         callbacks=[

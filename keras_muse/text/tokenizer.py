@@ -1,5 +1,7 @@
 """The tokenizer: T5's SentencePiece, under a name of our own."""
 
+import sys
+
 import keras_hub
 
 from keras_muse.layers import register
@@ -29,9 +31,9 @@ class MuseTokenizer(keras_hub.models.T5Tokenizer):
     """
 
     def tokenize(self, inputs):
-        import tensorflow as tf
-
-        if tf.executing_eagerly():
+        # Not imported: KerasHub has done so, or there is none and no graph either.
+        tf = sys.modules.get("tensorflow")
+        if tf is None or tf.executing_eagerly():
             return super().tokenize(inputs)
         # The base class captures a resource that TensorFlow drops whenever a global
         # seed is set; a tokenizer made here makes its resource part of the graph.
