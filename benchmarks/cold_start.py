@@ -17,13 +17,13 @@ and compiling) and, after the clock has stopped, a second one.
 
 A process of ours sees what `pip install "keras-muse[torch]"` installs, or the same of
 another backend: Keras imports JAX and Matplotlib wherever they are. The peer imports
-none of them.
+none of them. Rows `without TensorFlow` have `KERAS_MUSE_WITHOUT_TENSORFLOW=1`, those
+with `cache` JAX's own `JAX_COMPILATION_CACHE_DIR`, filled by the run before the first.
 """
 
 import argparse
 import functools
 import json
-import os
 import shlex
 import statistics
 import subprocess
@@ -32,7 +32,16 @@ import tempfile
 import time
 
 import peers
-from processes import Failed, about, environment, footer, once, pinned
+from processes import (
+    WITHOUT_TENSORFLOW,
+    Failed,
+    about,
+    environment,
+    footer,
+    hide_others,
+    once,
+    pinned,
+)
 from tables import markdown, three_digits, write
 
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
@@ -42,22 +51,26 @@ REFERENCE = f"{peers.AMUSED}, 12 steps"
 PARTS = ("imports", "loading", "first picture", "second picture")
 
 
-def rows():
-    """{name: (backend or None, steps)}; without steps it is the command line."""
-    found = {f"{peers.AMUSED}, {steps}": (None, steps) for steps in THEIR_STEPS}
+def rows(folder=""):
+    """{name: (backend or None, steps, variables)}; no steps mean the command line."""
+    found = {f"{peers.AMUSED}, {steps}": (None, steps, {}) for steps in THEIR_STEPS}
+    kinds = [(backend, name, {}) for backend, name in BACKENDS.items()]
+    for backend in ("torch", "jax"):
+        name = f"{BACKENDS[backend]} without TensorFlow"
+        kinds.append((backend, name, WITHOUT_TENSORFLOW))
+    cache = {
+        **WITHOUT_TENSORFLOW,
+        "JAX_COMPILATION_CACHE_DIR": f"{folder}/jax",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    kinds.append(("jax", "JAX without TensorFlow, cache", cache))
     for steps in OUR_STEPS:
-        for backend, name in BACKENDS.items():
-            found[f"ours, {name}, {steps}"] = (backend, steps)
-    for backend, name in BACKENDS.items():
-        found[f"keras-muse generate, {name}, 48 + 8 steps"] = (backend, None)
+        for backend, name, variables in kinds:
+            found[f"ours, {name}, {steps}"] = (backend, steps, variables)
+    for backend, name, variables in kinds:
+        row = f"keras-muse generate, {name}, 48 + 8 steps"
+        found[row] = (backend, None, variables)
     return found
-
-
-def hide_others():
-    """As in an environment of one backend, without what only benchmarks install."""
-    backend = os.environ["KERAS_BACKEND"]
-    for name in {"jax", "torch", "matplotlib"} - {backend}:
-        sys.modules[name] = None
 
 
 def generate():
@@ -108,8 +121,8 @@ def their_picture(steps, path, folder):
 
 def run(name, folder, options):
     """One cold start: seconds to the file, those of its parts, parameters."""
-    backend, steps = rows()[name]
-    variables = environment(backend)
+    backend, steps, variables = rows(folder)[name]
+    variables = environment(backend, **variables)
     started = time.time()
     if steps is None:
         command = [sys.executable, __file__, "--command", "generate", peers.PROMPT]
@@ -196,7 +209,7 @@ def main():
         return
     if options.row:
         name, folder = options.row
-        backend, steps = rows()[name]
+        backend, steps, _ = rows()[name]
         arguments = steps, f"{folder}/picture.png"
         made = our_picture(*arguments) if backend else their_picture(*arguments, folder)
         print(json.dumps(made))

@@ -98,11 +98,21 @@ def chosen_rows(section, ends):
     }
 
 
-def our_picture(section, precision, batch):
-    """A function of the number of steps that makes pictures, and the parameters."""
+def our_model(section, precision):
+    """A `MuseTextToImage`."""
     settings = {"guidance_schedule": "constant", **SETTINGS[section]}
+    return ours.muse(SIZES[section], precision, **settings)
+
+
+def our_picture(section, precision, batch, preset=None):
+    """A function of the number of steps that makes pictures, and the parameters."""
     policy = "float32" if precision == "int8" else precision
-    muse = ours.muse(SIZES[section], policy, **settings)
+    if preset is None:
+        muse = our_model(section, policy)
+    else:
+        from keras_muse.models import MuseTextToImage
+
+        muse = MuseTextToImage.from_preset(preset, dtype=policy)
     count = muse.backbone.count_params()
     if precision == "int8":
         muse.quantize("int8")

@@ -34,6 +34,8 @@ KEEP_MEMORY = {
 }
 # Rows wait beside each other: none may take all of a GPU.
 FREE_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+# Of a process of ours that needs no TensorFlow, on another backend.
+WITHOUT_TENSORFLOW = {"KERAS_MUSE_WITHOUT_TENSORFLOW": "1"}
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # There is nothing to load, and nobody may ask for it.
@@ -51,6 +53,15 @@ DISTRIBUTIONS = (
     "transformers",
     "muse-maskgit-pytorch",
 )
+
+
+def hide_others():
+    """As in an environment of one backend, without what only benchmarks install.
+
+    Keras imports JAX and Matplotlib wherever they are.
+    """
+    for name in {"jax", "torch", "matplotlib"} - {os.environ["KERAS_BACKEND"]}:
+        sys.modules[name] = None
 
 
 class Failed(Exception):

@@ -4,9 +4,10 @@ A prompt becomes text embeddings, they guide a masked transformer that fills a g
 image tokens in a few parallel steps, and a VQGAN turns the tokens into pixels.
 """
 
-from keras_muse.backend import choose_backend
+from keras_muse.backend import choose_backend, leave_out_tensorflow
 
 choose_backend()
+leave_out_tensorflow()
 
 from keras_muse import (  # noqa: E402
     data,
