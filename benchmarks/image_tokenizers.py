@@ -246,7 +246,7 @@ def main():
     )
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--data", type=pathlib.Path)
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     sources = worlds(arguments.data, arguments.folder)
