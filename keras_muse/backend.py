@@ -63,15 +63,13 @@ class _WithoutTensorFlow(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return importlib.machinery.ModuleSpec(fullname, self)
         return None
 
-    def create_module(self, spec):
-        raise ModuleNotFoundError(
-            f"`{WITHOUT}` is 1, so this process has no {spec.name}: it must be 0 for "
-            "`tf.data`, training recipes, exports and TensorBoard.",
-            name=spec.name,
-        )
-
     def exec_module(self, module):
-        raise NotImplementedError
+        name = module.__name__
+        raise ModuleNotFoundError(
+            f"`{WITHOUT}` is 1, so this process has no {name}: it must be 0 for "
+            "`tf.data`, training recipes, exports and TensorBoard.",
+            name=name,
+        )
 
 
 def _configured():
