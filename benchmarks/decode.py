@@ -4,7 +4,7 @@
     python benchmarks/decode.py                     # all rows, five rounds
     python benchmarks/decode.py --only float32 --rounds 9
     python benchmarks/decode.py --sections amused   # one of the two tables
-    python benchmarks/decode.py --gpu --batch 16 --name decode_gpu
+    python benchmarks/decode.py --gpu --batch 16 --name decode_gpu_batch
 
 Two tables. `maskgit`: the base model of training_step.py and a VQGAN of 256 pixels,
 18 steps, guidance 3, the largest 820 of 8,192 logits, through `MaskGit.generate` of
@@ -104,7 +104,7 @@ def our_model(section, precision):
     return ours.muse(SIZES[section], precision, **settings)
 
 
-def our_picture(section, precision, batch, preset=None):
+def our_picture(section, precision, batch, preset):
     """A function of the number of steps that makes pictures, and the parameters."""
     policy = "float32" if precision == "int8" else precision
     if preset is None:
@@ -149,11 +149,12 @@ def their_picture(section, precision, batch):
     return make, peers.count(*parts)
 
 
-def picture(section, name, batch):
-    """Of a row."""
+def picture(section, name, batch, preset=None):
+    """Of a row; ours is loaded from a preset if there is one."""
     backend, precision = rows_of(section)[name]
-    build = our_picture if backend else their_picture
-    return build(section, precision, batch)
+    if backend:
+        return our_picture(section, precision, batch, preset)
+    return their_picture(section, precision, batch)
 
 
 def timed_picture(section, name, batch):
@@ -290,7 +291,7 @@ def measure(options):
         return environment(backend, options.gpu, **memory)
 
     def start(arguments, backend):
-        arguments += ["--batch", str(options.batch)]
+        arguments = [*arguments, "--batch", str(options.batch)]
         return Row("decode.py", arguments, core, variables(backend), options.limit)
 
     starts, gflop = {}, {}

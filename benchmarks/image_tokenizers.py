@@ -120,6 +120,11 @@ def worlds(source, folder):
     return found
 
 
+def folder_of(folder, world, name):
+    """Of a variant."""
+    return folder / world / name.replace(" + ", "_")
+
+
 def train(folder, records, variant, steps, **settings):
     """`VQGAN` of a variant."""
     variant = {**variant, "adversarial_start_step": steps // 4}
@@ -217,7 +222,7 @@ def report(folder, steps, sources):
     for world in sources:
         rows, sheet = {}, []
         for name in VARIANTS:
-            done = folder / world / name.replace(" + ", "_")
+            done = folder_of(folder, world, name)
             if (done / "cost.json").exists():
                 rows[name] = json.loads((done / "result.json").read_text())
                 rows[name] |= json.loads((done / "cost.json").read_text())
@@ -250,9 +255,10 @@ def main():
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     sources = worlds(arguments.data, arguments.folder)
+    variants = {} if arguments.report else VARIANTS
     for world, (records, kept) in sources.items():
-        for name, variant in ({} if arguments.report else VARIANTS).items():
-            folder = arguments.folder / world / name.replace(" + ", "_")
+        for name, variant in variants.items():
+            folder = folder_of(arguments.folder, world, name)
             if (folder / "result.json").exists():
                 continue
             vqgan = train(folder, records, variant, arguments.steps)
@@ -261,8 +267,8 @@ def main():
             (folder / "result.json").write_text(json.dumps(result) + "\n")
             print(world, name, result, flush=True)
     for world, (records, _) in sources.items():
-        for name, variant in ({} if arguments.report else VARIANTS).items():
-            path = arguments.folder / world / name.replace(" + ", "_") / "cost.json"
+        for name, variant in variants.items():
+            path = folder_of(arguments.folder, world, name) / "cost.json"
             if not path.exists():
                 path.write_text(json.dumps({"step": cost(records, variant)}) + "\n")
     report(arguments.folder, arguments.steps, sources)

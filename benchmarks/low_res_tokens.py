@@ -45,7 +45,7 @@ def train(muse, steps, **low_res):
     )
     trainer.compile(muon(steps, decay=0.9, peak=1e-3))
     pictures = shapes.dataset("train", SEED, scale=2, batch_size=BATCH)
-    trainer.fit(pictures.prefetch(4), epochs=1, steps_per_epoch=steps, verbose=0)
+    trainer.fit(pictures, epochs=1, steps_per_epoch=steps, verbose=0)
 
 
 class Measure:

@@ -65,14 +65,10 @@ def rows_of(section, ends):
 
 def measure(section, name, preset):
     """Bytes of this process."""
-    backend, precision = decode.rows_of(section)[name]
+    backend, _ = decode.rows_of(section)[name]
     import_libraries(section, backend)
     imported = peak_memory()
-    if backend:
-        made = decode.our_picture(section, precision, 1, preset)
-    else:
-        made = decode.their_picture(section, precision, 1)
-    make, parameters = made
+    make, parameters = decode.picture(section, name, 1, preset)
     for steps in (2, decode.SETTINGS[section]["num_steps"]):
         make(steps)
     peak = peak_memory()

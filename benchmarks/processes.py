@@ -251,15 +251,12 @@ def processor():
     return f"{name} ({', '.join(flag for flag in known if flag in flags)})"
 
 
-def graphics():
-    """The name of the GPU."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    return subprocess.check_output(command, text=True).strip()
-
-
 def machine(gpu=False):
     """What rows ran on."""
-    return graphics() if gpu else f"one core of {processor()}"
+    if not gpu:
+        return f"one core of {processor()}"
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.check_output(command, text=True).strip()
 
 
 def versions():
