@@ -70,8 +70,12 @@ def tf_batches(records, batch_size, **settings):
             for name, value, shape in zip(names, values, shapes)
         }
 
+    # Nothing here is left to it, and the thread that tunes hears of the end of its
+    # iterator only when it wakes: Keras waited for it, up to a minute an evaluation.
+    options = tf.data.Options()
+    options.autotune.enabled = False
     last = tf.int64.max if stream.stop is None else stream.stop
-    positions = tf.data.Dataset.range(stream.first, last)
+    positions = tf.data.Dataset.range(stream.first, last).with_options(options)
     data = positions.map(graph, num_parallel_calls=stream.num_threads)
     data = data.filter(lambda good, _: good).map(shaped)
     return data.batch(batch_size, drop_remainder=stream.stop is None).prefetch(4)

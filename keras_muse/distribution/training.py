@@ -40,6 +40,9 @@ class DistributedTrainer:
 
             return fit(self, x, *args, **kwargs)
         if not self._has_process_group():
+            if self.optimizer is not None and not self.optimizer.built:
+                # Left to the first step, TensorFlow traces it twice.
+                self.optimizer.build(self.trainable_variables)
             return super().fit(x, *args, **kwargs)
         from keras_muse.distribution.on_torch import parallel
 

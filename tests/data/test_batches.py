@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_muse import data
 from tests.data.conftest import CAPTIONS
@@ -45,6 +46,13 @@ def test_the_engines_agree(records):
     assert [text.decode() for text in first["captions"].numpy()] == list(
         second["captions"]
     )
+
+
+def test_the_end_of_an_iterator_is_not_waited_for(records):
+    # With a thread that tunes it is, for up to a minute; what is added keeps it off.
+    dataset = data.tf_batches(records, 2, repeat=False).repeat()
+    for added in (dataset, dataset.map(dict, tf.data.AUTOTUNE).prefetch(2)):
+        assert added.options().autotune.enabled is False
 
 
 def test_epochs(records, batches):

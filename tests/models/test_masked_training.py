@@ -74,6 +74,18 @@ def test_only_what_should_learn_changes(arguments, trained):
     assert all(np.any(a != b) for a, b in zip(before[trainer.transformer.name], after))
 
 
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="about graphs of TensorFlow"
+)
+def test_a_step_is_traced_once():
+    # Were the optimizer built in the first step, it would be traced again.
+    trainer, traced = make_trainer(), []
+    step = trainer.train_step
+    trainer.train_step = lambda *args: traced.append(args) or step(*args)
+    trainer.fit(data(8), batch_size=4, epochs=2, verbose=0)
+    assert len(traced) == 1
+
+
 def test_steps_are_the_same_on_every_backend(parity):
     trainer = make_trainer(
         train_text_encoder=True, caption_dropout=0.3, learning_rate=0.02
