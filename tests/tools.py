@@ -2,10 +2,12 @@
 
 import functools
 
+import keras
 import numpy as np
 
 __all__ = [
     "WORDS",
+    "compiled",
     "set_weights",
     "tiny_backbone",
     "tiny_critic",
@@ -14,6 +16,15 @@ __all__ = [
 ]
 
 WORDS = ("a", "red", "blue", "green", "circle", "square", "on", "white", "black")
+
+
+def compiled(function):
+    """One program on JAX, which otherwise compiles each operation of each shape."""
+    if keras.config.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
 
 
 def set_weights(model, seed=0, scale=0.1):

@@ -153,15 +153,20 @@ def test_outside_of_the_interval_guidance_is_one(interval, guided, schedule):
     outside = [step for step in range(10) if step not in guided]
     expected[outside] = 1
     np.testing.assert_array_equal(result, expected)
+
+
+def test_two_intervals_that_meet_share_no_step():
     # Whole products, in float32 a little less or more.
     for num_steps in (3, 7, 10, 24, 50, 100):
+        steps = ops.arange(num_steps, dtype="int32")
         for percent in range(1, 100):
             share = percent / 100
-            first, second = ((0, share), (share, 1))
-            steps = ops.arange(num_steps, dtype="int32")
             on = [
-                np.asarray(guidance_at(steps, num_steps, 3.0, "constant", half)) > 1
-                for half in (first, second)
+                ops.convert_to_numpy(
+                    guidance_at(steps, num_steps, 3.0, "constant", half)
+                )
+                > 1
+                for half in ((0, share), (share, 1))
             ]
             np.testing.assert_array_equal(on[0], ~on[1])
             assert on[0].sum() == -(-num_steps * percent // 100)

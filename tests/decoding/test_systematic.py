@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_muse.decoding import filter_logits, sample_together, uniform
 from tests.decoding import reference
+from tests.tools import compiled
 
 N, V, ROWS = 12, 6, 20000
 RNG = np.random.default_rng(0)
@@ -14,16 +15,18 @@ CHOSEN = np.array([1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 0], bool)
 RANKS = RNG.permutation(N).astype("int32")
 
 
+@compiled
+def filtered_and_drawn(logits, chosen, ranks, start):
+    return sample_together(filter_logits(logits), start, chosen, ranks)
+
+
 def draw(logits, chosen, ranks, start):
     """(ROWS, N) of one row of everything but the noise."""
     rows = len(start)
     arrays = (np.tile(array, (rows, *[1] * array.ndim))
               for array in (logits, chosen, ranks))  # fmt: skip
-    logits, chosen, ranks = (ops.convert_to_tensor(array) for array in arrays)
-    tokens = sample_together(
-        filter_logits(logits), ops.convert_to_tensor(start), chosen, ranks
-    )
-    return ops.convert_to_numpy(tokens)
+    arrays = (ops.convert_to_tensor(array) for array in (*arrays, start))
+    return ops.convert_to_numpy(filtered_and_drawn(*arrays))
 
 
 def starts(rows):

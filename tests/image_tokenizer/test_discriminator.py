@@ -6,14 +6,14 @@ from keras import ops
 from keras_muse.image_tokenizer import PatchDiscriminator, StyleDiscriminator
 from keras_muse.image_tokenizer.discriminator import BlurPool, MinibatchDeviation
 from tests.image_tokenizer.probes import images
-from tests.tools import set_weights
+from tests.tools import compiled, set_weights
 
 
 def test_patches_of_any_size(parity):
     discriminator = PatchDiscriminator(8, num_layers=2, groups=4)
     set_weights(discriminator)
     for size, grid in ((16, (4, 4)), ((8, 24), (2, 6))):
-        logits = discriminator(images(2, size))
+        logits = compiled(discriminator)(images(2, size))
         assert tuple(logits.shape) == (2, *grid, 1)
     parity("patch_logits", ops.convert_to_numpy(logits), atol=1e-3)
 
@@ -22,17 +22,19 @@ def test_patches_of_any_size(parity):
 def test_one_verdict_an_image(size, parity):
     discriminator = StyleDiscriminator(size, 4, minibatch_groups=2)
     set_weights(discriminator)
-    logits = ops.convert_to_numpy(discriminator(images(4, size)))
+    logits = ops.convert_to_numpy(compiled(discriminator)(images(4, size)))
     assert logits.shape == (4, 1)
     parity(f"style_logits_{size}", logits, atol=1e-3)
 
 
 def test_verdicts_of_patches_do_not_depend_on_the_batch():
     discriminator = PatchDiscriminator(8, num_layers=2, groups=4)
+    set_weights(discriminator)
+    judge = compiled(discriminator)
     x = images(4, 16)
     np.testing.assert_allclose(
-        ops.convert_to_numpy(discriminator(x))[:1],
-        ops.convert_to_numpy(discriminator(x[:1])),
+        ops.convert_to_numpy(judge(x))[:1],
+        ops.convert_to_numpy(judge(x[:1])),
         atol=1e-5,
     )
 
@@ -52,7 +54,9 @@ def test_config_round_trip(discriminator):
     copy.set_weights(discriminator.get_weights())
     x = images(2, 8)
     np.testing.assert_allclose(
-        ops.convert_to_numpy(copy(x)), ops.convert_to_numpy(discriminator(x)), atol=1e-6
+        ops.convert_to_numpy(compiled(copy)(x)),
+        ops.convert_to_numpy(compiled(discriminator)(x)),
+        atol=1e-6,
     )
 
 
