@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_muse.distribution.devices import Devices, launched_processes
 
-__all__ = ["TensorFlowDevices", "evaluate", "fit", "step"]
+__all__ = ["TensorFlowDevices", "build_optimizer", "evaluate", "fit", "step"]
 
 
 class TensorFlowDevices(Devices):
@@ -122,9 +122,7 @@ def fit(
         check = _Loop(
             trainer, trainer.test_step, validation_data, validation_steps, restart=True
         )
-    with trainer.distribute_strategy.scope():
-        if not trainer.optimizer.built:
-            trainer.optimizer.build(trainer.trainable_variables)
+    build_optimizer(trainer)
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = keras.callbacks.CallbackList(
             callbacks,
@@ -152,6 +150,16 @@ def fit(
         trainer.optimizer.finalize_variable_values(trainer.trainable_weights)
     callbacks.on_train_end(logs)
     return trainer.history
+
+
+def build_optimizer(trainer):
+    """Makes the variables of the optimizer before the first step, which would do it.
+
+    Keras' `fit` leaves it to that step, and TensorFlow traces it twice then.
+    """
+    if not trainer.optimizer.built:
+        with trainer.distribute_strategy.scope():
+            trainer.optimizer.build(trainer.trainable_variables)
 
 
 def step(trainer, x):

@@ -40,9 +40,11 @@ class DistributedTrainer:
 
             return fit(self, x, *args, **kwargs)
         if not self._has_process_group():
-            if self.optimizer is not None and not self.optimizer.built:
-                # Left to the first step, TensorFlow traces it twice.
-                self.optimizer.build(self.trainable_variables)
+            # Keras says what is missing if `compile` was not called.
+            if keras.config.backend() == "tensorflow" and self.compiled:
+                from keras_muse.distribution.on_tensorflow import build_optimizer
+
+                build_optimizer(self)
             return super().fit(x, *args, **kwargs)
         from keras_muse.distribution.on_torch import parallel
 

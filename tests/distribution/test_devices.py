@@ -159,6 +159,16 @@ class TestTensorFlow:
             after = [v.numpy() for v in trainer.trainable_variables]
             assert sum(np.any(a != b) for a, b in zip(before, after)) > 20
 
+    def test_a_strategy_of_one_device(self):
+        import tensorflow as tf
+
+        with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+            trainer = worker.make_vqgan()
+        # By the loop of Keras, with an optimizer that is built under the strategy.
+        images = worker.images()["images"][0]
+        history = trainer.fit(images, batch_size=4, verbose=0).history
+        assert np.isfinite(history["loss"]).all()
+
     def test_it_says_what_it_cannot_take(self):
         import tensorflow as tf
 

@@ -292,6 +292,8 @@ def test_a_trained_tokenizer_is_saved(tmp_path):
 
 def test_bad_arguments_are_named():
     vqgan, discriminator = parts()
+    with pytest.raises(ValueError, match="You must call `compile"):
+        VQGANTrainer(vqgan).fit(images(4, 8), verbose=0)
     with pytest.raises(ValueError, match="`reconstruction`.*l3"):
         VQGANTrainer(vqgan).compile(reconstruction="l3")
     with pytest.raises(ValueError, match="`adversarial`.*wasserstein"):
