@@ -112,9 +112,10 @@ def gumbel_draw(muse):
         generator = keras.random.SeedGenerator(0)
         uniform = keras.random.uniform(ops.shape(logits), 1e-7, 1.0, seed=generator)
         noisy = logits - ops.log(-ops.log(uniform))
-        return ops.cast(ops.argmax(noisy, axis=-1), "int32")
+        tokens = ops.cast(ops.argmax(noisy, axis=-1), "int32")
+        return tokens, sampler.log_probability(logits, tokens)
 
-    sampler.sample_tokens = draw
+    sampler.sample_scored = draw
 
 
 def one_level_draw(muse):
@@ -126,9 +127,10 @@ def one_level_draw(muse):
     def draw(logits, noise):
         sums = ops.cumsum(ops.exp(logits - ops.max(logits, -1, keepdims=True)), axis=-1)
         below = sums <= noise[..., None] * sums[..., -1:]
-        return ops.sum(ops.cast(below, "int32"), axis=-1)
+        tokens = ops.sum(ops.cast(below, "int32"), axis=-1)
+        return tokens, sampler.log_probability(logits, tokens)
 
-    sampler.sample_tokens = draw
+    sampler.sample_scored = draw
 
 
 def sorted_filter(muse):

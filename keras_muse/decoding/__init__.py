@@ -16,6 +16,7 @@ from keras_muse.decoding.sampler import Sampler, decode
 from keras_muse.decoding.sampling import (
     filter_logits,
     log_probability,
+    sample_scored,
     sample_together,
     sample_tokens,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "random_turns",
     "refine_cells",
     "resample",
+    "sample_scored",
     "sample_together",
     "sample_tokens",
     "seeds_of",

@@ -10,8 +10,8 @@ from keras_muse.decoding.order import ORDERS, halton_turns, random_turns
 from keras_muse.decoding.sampling import (
     filter_logits,
     log_probability,
+    sample_scored,
     sample_together,
-    sample_tokens,
 )
 from keras_muse.decoding.schedules import (
     GUIDANCE_SCHEDULES,
@@ -170,6 +170,16 @@ class Sampler(Settings):
             1.0,
         )
 
+    @property
+    def changes_probabilities(self):
+        """Whether tokens may be drawn with other probabilities than the model's."""
+        return (
+            self.temperature != 1.0
+            or self.top_k is not None
+            or self.top_p not in (None, 1.0)
+            or self.epsilon_cutoff > 0.0
+        )
+
 
 def decode(
     predict,
@@ -267,8 +277,8 @@ def decode(
         return ops.where(again, mask_id, ids), remain - count
 
     def draw(i, filtered):
-        """Every token by itself."""
-        return sample_tokens(filtered, uniform(seeds, stage, i, _TOKEN, num_tokens))
+        """Every token by itself, and its log-probability among what is left."""
+        return sample_scored(filtered, uniform(seeds, stage, i, _TOKEN, num_tokens))
 
     def choice_noise(i):
         """Gumbel noise that falls to 0 at the last step."""
@@ -304,7 +314,7 @@ def decode(
             sampler.epsilon_cutoff,
         )
         if sampler.order == "critic":
-            filled = ops.where(masked, draw(i, filtered), ids)
+            filled = ops.where(masked, draw(i, filtered)[0], ids)
             # Nothing is masked after the last step, so nobody has to judge it.
             return ops.cond(
                 ops.any(i + 1 < num_steps), lambda: doubt(i, filled), lambda: filled
@@ -314,9 +324,10 @@ def decode(
         )
         ids, remain = remask(i, ids, remain)
         if sampler.order == "confidence":
-            drawn = draw(i, filtered)
-            confidence = log_probability(logits, drawn) + choice_noise(i)
-            kept, _ = _largest(confidence, masked, remain)
+            drawn, confidence = draw(i, filtered)
+            if sampler.changes_probabilities:
+                confidence = log_probability(logits, drawn)
+            kept, _ = _largest(confidence + choice_noise(i), masked, remain)
             return ops.where(kept, drawn, ids)
         score = turns
         if sampler.order == "random":
@@ -327,7 +338,7 @@ def decode(
             noise = uniform(seeds, stage, i, _TOGETHER, 1)
             drawn = sample_together(filtered, noise, kept, ranks)
         else:
-            drawn = draw(i, filtered)
+            drawn, _ = draw(i, filtered)
         return ops.where(kept, drawn, ids)
 
     if first is not None:

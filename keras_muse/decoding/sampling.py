@@ -8,6 +8,7 @@ from keras import ops
 __all__ = [
     "filter_logits",
     "log_probability",
+    "sample_scored",
     "sample_together",
     "sample_tokens",
 ]
@@ -114,6 +115,22 @@ def sample_tokens(logits, noise):
     Returns:
         (B, N) int32 in `[0, V)`, never a token of probability 0.
     """
+    return sample_scored(logits, noise)[0]
+
+
+def sample_scored(logits, noise):
+    """Draws tokens like `sample_tokens`, and says how likely each was.
+
+    Its sums are those of the draw: `log_probability` of the tokens costs as much as
+    the draw does.
+
+    Args:
+        logits: (B, N, V) float32, not normalised.
+        noise: (B, N) float32 in (0, 1).
+
+    Returns:
+        (B, N) int32 in `[0, V)` and (B, N) float32, their log-probabilities.
+    """
     codebook_size = logits.shape[-1]
     width = _block_width(codebook_size)
     num_blocks = -(-codebook_size // width)
@@ -125,11 +142,13 @@ def sample_tokens(logits, noise):
     weights = ops.reshape(weights, (shape[0], shape[1], num_blocks, width))
 
     masses = ops.sum(weights, axis=-1)
-    target = noise * ops.sum(masses, axis=-1)
+    mass = ops.sum(masses, axis=-1)
+    target = noise * mass
     block, before = _search(masses, target)
     inside = ops.take_along_axis(weights, block[..., None, None], axis=2)[..., 0, :]
     token, _ = _search(inside, target - before)
-    return block * width + token
+    weight = ops.take_along_axis(inside, token[..., None], axis=-1)[..., 0]
+    return block * width + token, ops.log(weight) - ops.log(mass)
 
 
 def _block_width(codebook_size):

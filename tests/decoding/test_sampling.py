@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_muse.decoding import filter_logits, log_probability, sample_tokens, uniform
+from keras_muse.decoding import (
+    filter_logits,
+    log_probability,
+    sample_scored,
+    sample_tokens,
+    uniform,
+)
 from tests.decoding import reference
 from tests.tools import compiled
 
@@ -291,6 +297,19 @@ def test_log_probability(parity):
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
     parity("log_probability", result, atol=1e-4)
+
+
+@pytest.mark.parametrize("codebook_size", [1, 37, 1000])
+def test_a_score_is_the_log_probability(codebook_size):
+    logits, noise = holes(codebook_size)
+    # Far above 0 and from each other, where a sum of weights could lose the drawn one.
+    logits = np.where(logits > -1e8, 100.0 + 8.0 * logits, logits)
+    logits = ops.convert_to_tensor(logits)
+    tokens, scores = compiled(sample_scored)(logits, ops.convert_to_tensor(noise))
+    assert keras.backend.standardize_dtype(scores.dtype) == "float32"
+    expected = log_probability(logits, tokens)
+    scores, expected = map(ops.convert_to_numpy, (scores, expected))
+    np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
