@@ -200,6 +200,7 @@ class Ours:
             made = keras.optimizers.AdamW(rate, beta_2=0.98, weight_decay=0.02)
         self.trainer.compile(made)
         self.parameters = transformer.count_params()
+        self.generators = {}
 
     def fit(self, folder, data):
         """Trains, and goes on where it was stopped."""
@@ -218,15 +219,18 @@ class Ours:
         """What the sampler is tried with."""
         return OURS
 
-    def generate(self, captions, seed, settings):
+    def generate(self, captions, seed, setting):
         """Pictures of captions."""
         from keras_muse.decoding import Sampler
         from keras_muse.models import MuseTextToImage
 
-        muse = MuseTextToImage(
-            self.backbone, self.muse.preprocessor, Sampler(**settings)
-        )
-        return muse.generate(list(captions), seed=seed)
+        # One of them, compiled once, until another setting is asked for.
+        if setting not in self.generators:
+            sampler = Sampler(**OURS[setting])
+            self.generators = {
+                setting: MuseTextToImage(self.backbone, self.muse.preprocessor, sampler)
+            }
+        return self.generators[setting].generate(list(captions), seed=seed)
 
 
 def orthogonal(update, coefficients, steps, epsilon):
@@ -349,27 +353,27 @@ class Theirs:
         """What the sampler is tried with."""
         return THEIRS
 
-    def generate(self, captions, seed, settings):
+    def generate(self, captions, seed, setting):
         """Pictures of captions."""
         torch = self.torch
         values, _ = embed(self.muse, captions)
         values = torch.from_numpy(values.astype("float32")).to(self.device)
         self.model.transformer.encode_text = lambda texts: values
         torch.manual_seed(seed)
-        ids = self.model.generate(list(captions), fmap_size=SIDE, **settings)
+        ids = self.model.generate(list(captions), fmap_size=SIDE, **THEIRS[setting])
         return self.muse.decode_images(
             ids.reshape(len(captions), -1).cpu().numpy().astype("int32"), stage=0
         )
 
 
-def measure(side, settings, split_seed, captions):
+def measure(side, setting, split_seed, captions):
     """Pictures of held-out captions, `AT_ONCE`, and every score of them."""
     from keras_muse.data import shapes, shapes_checker
 
     _, texts = shapes.examples(
         "held_out_captions", captions.start, len(captions), split_seed
     )
-    pictures = side.generate(texts, captions.start, settings)
+    pictures = side.generate(texts, captions.start, setting)
     return pictures, shapes_checker.agreement(pictures, texts)
 
 
@@ -390,7 +394,7 @@ def choose(side, row, path, options):
     def share(name, count):
         known = right.setdefault(name, [])
         for captions in batches(count)[len(known) :]:
-            _, scores = measure(side, side.settings()[name], SEED + 1, captions)
+            _, scores = measure(side, name, SEED + 1, captions)
             known.append(int(scores["exact"].sum()))
             path.write_text(json.dumps(right, indent=1))
         found = {"captions": count, "exact": round(sum(known) / count, 4)}
@@ -420,7 +424,7 @@ def run_row(row, folder, options):
     best, tried = choose(side, row, folder / "tried.json", options)
     pictures, parts = zip(
         *(
-            measure(side, side.settings()[best], SEED + 2, captions)
+            measure(side, best, SEED + 2, captions)
             for captions in batches(options.count)
         )
     )
