@@ -26,6 +26,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
@@ -476,7 +477,12 @@ def write_table(options):
     given = f"python benchmarks/quality.py FOLDER --steps {options.steps}"
     given += f" --tried {options.tried} --chosen {options.chosen}"
     given += f" --count {options.count}"
-    given += " --gpu" if options.gpu else ""
+    if options.only != list(ROWS):
+        given += f" --only {shlex.join(options.only)}"
+    if options.gpu:
+        given += " --gpu"
+    if options.name != "quality":
+        given += f" --name {options.name}"
     text += footer(given, options.gpu)
     write(options.name, {**report, "rows": found}, text)
 
