@@ -74,6 +74,7 @@ def main():
     parser.add_argument("--super-resolution-pictures", type=int, default=40_000)
     parser.add_argument("--initial-preset")
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--test-pictures", type=int, default=500)
     options = parser.parse_args()
 
     from keras_muse.recipes import muse_shapes

@@ -1,7 +1,7 @@
 """One command, three backends.
 
-Keras fixes its backend at import, so `pytest` starts itself once for each of JAX,
-TensorFlow and PyTorch, side by side. `KERAS_BACKEND=jax pytest` runs one.
+Keras fixes its backend at import, so `pytest` starts itself for each of JAX, TensorFlow
+and PyTorch, and for each part of all tests. `KERAS_BACKEND=jax pytest` runs one.
 """
 
 import collections
@@ -9,6 +9,7 @@ import concurrent.futures
 import gc
 import os
 import pathlib
+import queue
 import re
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import numpy as np
 import pytest
 
 BACKENDS = ("tensorflow", "jax", "torch")
+LONG = ("models", "distribution", "pages", "serving", "presets")
+PINS = hasattr(os, "sched_setaffinity")  # not everywhere
 COUNTS = re.compile(r"(\d+) (passed|failed|error|errors|skipped)\b")
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -36,18 +39,33 @@ def pytest_cmdline_main(config):
     if os.environ.get("KERAS_BACKEND") or config.option.collectonly:
         return None
     started = time.time()
-    # Tracing and compiling keep one core busy, and no backend as long as another: with
-    # all of them at once no core waits for the last.
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    parts = parts_of_all_tests() if everything else {"": []}
+    # Tracing and compiling keep one core busy. Each process has cores of its own, or
+    # their threads wait for each other.
+    cores = sorted(os.sched_getaffinity(0)) if PINS else range(os.cpu_count() or 1)
+    slots = min(len(BACKENDS), len(cores))
+    share = len(cores) // slots
+    free = queue.SimpleQueue()
+    for first in range(0, slots * share, share):
+        free.put(cores[first : first + share])
     with (
         tempfile.TemporaryDirectory() as folder,
-        concurrent.futures.ThreadPoolExecutor(len(BACKENDS)) as pool,
+        concurrent.futures.ThreadPoolExecutor(slots) as pool,
     ):
-        runs = [pool.submit(run_backend, config, name, folder) for name in BACKENDS]
-        results = [run.result() for run in runs]
+        runs = {
+            f"{backend} {part}".strip(): pool.submit(
+                run_part, config, backend, part, paths, folder, free
+            )
+            for part, paths in parts.items()
+            for backend in BACKENDS
+        }
+        results = {name: run.result() for name, run in runs.items()}
     totals = collections.Counter()
-    # Negative is the signal that killed a backend.
-    exit_code = max(abs(code) for code, _, _ in results)
-    for _, last, _ in results:
+    # Negative is the signal that killed a process. A part may have no test of `-k`.
+    codes = {abs(code) for code, _, _ in results.values()}
+    exit_code = max(codes - {pytest.ExitCode.NO_TESTS_COLLECTED} or codes)
+    for _, last, _ in results.values():
         for count, word in COUNTS.findall(last):
             totals[{"error": "failed", "errors": "failed"}.get(word, word)] += int(
                 count
@@ -58,22 +76,36 @@ def pytest_cmdline_main(config):
         f"{totals[word]} {word}" for word in ("passed", "failed", "skipped")
     )
     # Last, where a log that was cut short still has them.
-    for backend, (_, _, failures) in zip(BACKENDS, results):
+    for name, (_, _, failures) in results.items():
         for line in failures:
-            print(f"{backend:>10} | {line}", end="")
+            print(f"{name} | {line}", end="")
     print(f"\n{' + '.join(BACKENDS)}: {time.time() - started:.0f} s\n{counts}")
     return exit_code
 
 
-def run_backend(config, backend, folder):
-    """One backend in a process of its own.
+def parts_of_all_tests():
+    """Name and paths of each part that has a process of its own, longest first.
+
+    What TensorFlow has compiled it never forgets: all tests in one process took 20 GB.
+    """
+    here = pathlib.Path(__file__).parent
+    folders = {path.parent for path in here.glob("*/test_*.py")}
+    parts = {folder.name: [str(folder)] for folder in folders}
+    parts["pages"] = [str(path) for path in sorted(here.glob("test_*.py"))]
+    assert set(LONG) <= set(parts)
+    order = [*LONG, *sorted(set(parts) - set(LONG))]
+    return {name: parts[name] for name in order}
+
+
+def run_part(config, backend, part, paths, folder, free):
+    """One part on one backend in a process of its own, on the next free cores.
 
     Returns its exit code, its line of counts, and the lines of what failed.
     """
-    # Where there are no more cores, more threads would only wait for each other.
-    threads = str(max((os.cpu_count() or 1) // len(BACKENDS), 1))
+    cores = free.get()
+    threads = str(len(cores))
     child = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *config.invocation_params.args],
+        [sys.executable, "-m", "pytest", *config.invocation_params.args, *paths],
         cwd=config.invocation_params.dir,
         env={
             **os.environ,
@@ -89,13 +121,26 @@ def run_backend(config, backend, folder):
         stdout=subprocess.PIPE,
         text=True,
     )
+    if PINS:
+        # Before it starts a thread: each inherits its cores.
+        os.sched_setaffinity(child.pid, cores)
     last, failures = "", []
     for line in child.stdout:
-        print(f"{backend:>10} | {line}", end="", flush=True)
+        print(f"{backend:>10} {part:<15} | {line}", end="", flush=True)
         last = line if COUNTS.search(line) else last
         if line.startswith(("FAILED ", "ERROR ")):
             failures.append(line)
-    return child.wait(), last, failures
+    code = child.wait()
+    free.put(cores)
+    return code, last, failures
+
+
+def pytest_sessionstart():
+    """TensorFlow rewrites no graph: it takes longer than tests spend in one."""
+    # KerasHub imports it on every backend.
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def pytest_collection_finish():

@@ -90,7 +90,7 @@ def test_recipe_runs_and_resumes(tmp_path):
     recipe = [str(ROOT / "guides" / "train_muse_shapes.py"), "--folder", "run"]
     small = ["--tokenizer-steps", "4", "--pictures", "64", "--steps-per-epoch", "2"]
     small += ["--batch-size", "8", "--precision", "float32"]
-    small += ["--super-resolution-pictures", "8"]
+    small += ["--super-resolution-pictures", "8", "--test-pictures", "20"]
     run(recipe + small, tmp_path)
     preset = tmp_path / "run" / "preset"
     assert (preset / "model.weights.h5").exists()

@@ -4,10 +4,13 @@ import functools
 
 import keras
 import numpy as np
+import pytest
 
 __all__ = [
     "WORDS",
     "compiled",
+    "on_one_backend",
+    "only_on",
     "set_weights",
     "tiny_backbone",
     "tiny_critic",
@@ -16,6 +19,15 @@ __all__ = [
 ]
 
 WORDS = ("a", "red", "blue", "green", "circle", "square", "on", "white", "black")
+
+
+def only_on(backend, reason):
+    """A mark of tests that are skipped on the other two backends."""
+    return pytest.mark.skipif(keras.config.backend() != backend, reason=reason)
+
+
+# Of files, words, NumPy: on PyTorch, which compiles nothing.
+on_one_backend = only_on("torch", "the backend does not matter")
 
 
 def compiled(function):

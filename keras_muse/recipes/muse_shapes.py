@@ -60,6 +60,7 @@ def train(
     super_resolution_pictures=40_000,
     initial_preset=None,
     seed=None,
+    test_pictures=500,
 ):
     """Trains all parts: tokenizers, text encoder, base, super-resolution, decoder.
 
@@ -85,6 +86,8 @@ def train(
         seed: optional int, 0 or more, with `initial_preset` alone. Which scenes are
             shown and what is masked: give every training that goes on another one.
             Defaults to 7.
+        test_pictures: int. Pictures of held-out captions that the image tokenizers
+            are measured on after every epoch. Defaults to 500.
 
     Returns:
         `pathlib.Path` of the preset.
@@ -103,7 +106,9 @@ def train(
     settings = (precision, steps_per_epoch, batch_size)
     keras.utils.set_random_seed(SEED)
     if initial_preset is None:
-        vqgan = train_tokenizer(folder, tokenizer_steps, often)
+        vqgan = train_tokenizer(
+            folder, tokenizer_steps, often, test_pictures=test_pictures
+        )
         keras.utils.set_random_seed(SEED)
         backbone, preprocessor = train_base(folder, vqgan, pictures, *settings)
     else:
@@ -119,12 +124,13 @@ def train(
     keras.utils.set_random_seed(SEED)
     high_res_steps = max(tokenizer_steps // 2, often)
     often = min(100, often)
-    vqgan = train_tokenizer(folder, high_res_steps, often, batch_size=16, stage=1)
+    high_res = {"batch_size": 16, "stage": 1, "test_pictures": test_pictures}
+    vqgan = train_tokenizer(folder, high_res_steps, often, **high_res)
     backbone = train_super_resolution(
         folder, backbone, preprocessor, vqgan, super_resolution_pictures, *settings
     )
     keras.utils.set_random_seed(SEED)
-    large = train_decoder(folder, vqgan, high_res_steps, often, batch_size=16)
+    large = train_decoder(folder, vqgan, high_res_steps, often, **high_res)
     backbone = backbone.replace_image_tokenizer(1, large)
     return save_preset(folder, backbone, preprocessor)
 

@@ -47,14 +47,18 @@ def make_tokenizer(stage=0):
     )
 
 
-def train_tokenizer(folder, steps, steps_per_epoch, batch_size=32, stage=0):
+def train_tokenizer(
+    folder, steps, steps_per_epoch, batch_size=32, stage=0, test_pictures=500
+):
     """Trains the VQGAN of a stage on reconstruction; returns it."""
     name = ("tokenizer", "high_res_tokenizer")[stage]
-    settings = (steps, steps_per_epoch, batch_size, stage)
+    settings = (steps, steps_per_epoch, batch_size, stage, test_pictures)
     return fit_tokenizer(folder, name, lambda: make_tokenizer(stage), *settings)
 
 
-def train_decoder(folder, vqgan, steps, steps_per_epoch, batch_size=32, stage=1):
+def train_decoder(
+    folder, vqgan, steps, steps_per_epoch, batch_size=32, stage=1, test_pictures=500
+):
     """Trains a decoder of twice the width and depth; returns the VQGAN that has it.
 
     Muse, section 2.5: the encoder, the codebook and the transformers stay what they
@@ -64,12 +68,17 @@ def train_decoder(folder, vqgan, steps, steps_per_epoch, batch_size=32, stage=1)
     def make():
         return vqgan.with_decoder(base_channels=32, num_residual_blocks=(0, 2))
 
-    settings = (steps, steps_per_epoch, batch_size, stage)
+    settings = (steps, steps_per_epoch, batch_size, stage, test_pictures)
     return fit_tokenizer(folder, "large_decoder", make, *settings)
 
 
-def fit_tokenizer(folder, name, make, steps, steps_per_epoch, batch_size, stage):
-    """Trains what is trainable of a VQGAN on the pictures of a stage; returns it."""
+def fit_tokenizer(
+    folder, name, make, steps, steps_per_epoch, batch_size, stage, test_pictures=500
+):
+    """Trains what is trainable of a VQGAN on the pictures of a stage; returns it.
+
+    After every epoch it is measured on `test_pictures` of held-out captions.
+    """
     done = folder / name
     if done.exists():
         return VQGAN.from_preset(str(done))
@@ -85,7 +94,9 @@ def fit_tokenizer(folder, name, make, steps, steps_per_epoch, batch_size, stage)
         reconstruction_weight=10.0,
     )
     scale = 2**stage
-    images, captions = shapes.examples("held_out_captions", 0, 500, SEED + 1, scale)
+    images, captions = shapes.examples(
+        "held_out_captions", 0, test_pictures, SEED + 1, scale
+    )
     log = Log(
         folder / f"{name}.csv",
         batch_size * steps_per_epoch,

@@ -4,7 +4,6 @@ import json
 import pathlib
 import sys
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,11 +11,10 @@ from PIL import Image
 import keras_muse
 from keras_muse import cli
 from keras_muse.models import MuseEdit, MuseInpaint, MuseOutpaint
+from tests.tools import only_on
 
 # What the tasks compute is tested on all backends, without the command line.
-pytestmark = pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="is run on PyTorch"
-)
+pytestmark = only_on("torch", "is run on PyTorch")
 QUICK = ["--steps", "2", "--guidance", "2", "--seed", "5"]
 SETTINGS = {"num_steps": 2, "guidance_scale": 2.0, "seed": 5}
 PROMPT = "a large red circle on a white background"

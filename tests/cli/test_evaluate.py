@@ -1,7 +1,6 @@
 """`keras-muse evaluate`."""
 
 import json
-import os
 
 import keras
 import numpy as np
@@ -10,11 +9,10 @@ from PIL import Image
 
 from keras_muse import cli
 from tests.evaluation.given import pictures
+from tests.tools import only_on
 
 # What it calls is tested on all of them.
-pytestmark = pytest.mark.skipif(
-    os.environ.get("KERAS_BACKEND") != "torch", reason="is run on PyTorch"
-)
+pytestmark = only_on("torch", "is run on PyTorch")
 
 QUICK = ["--num-steps", "2", "--guidance-scale", "2", "--batch-size", "3"]
 

@@ -2,14 +2,14 @@
 
 import pathlib
 
-import keras
 import pytest
 
 from keras_muse import cli
+from tests.tools import only_on
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.config.backend() != "torch", reason="is run on PyTorch")
+@only_on("torch", "is run on PyTorch")
 def test_it_exports(preset, here, capsys):
     arguments = ["export", preset, "served/tiny", "--version", "3", "--steps", "2"]
     arguments += ["--stages", "1", "--max-batch", "3", "--label", "canary"]

@@ -10,6 +10,7 @@ import pytest
 import keras_muse
 from keras_muse import cli
 from keras_muse.cli import presets
+from tests.tools import on_one_backend
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,7 @@ def test_training_runs_the_recipe(monkeypatch, capsys):
     assert capsys.readouterr().out == "the preset\nthe preset\n"
 
 
+@on_one_backend
 def test_the_backend_is_an_installed_one(tmp_path):
     code = (
         "import importlib.util, sys\n"

@@ -14,12 +14,7 @@ from keras_muse import data
 from keras_muse.data import preparation
 from keras_muse.models import MuseMaskedImageModel
 from tests.data.conftest import CAPTIONS
-from tests.tools import tiny_backbone, tiny_muse
-
-# What concerns files alone is tried where nothing has to be compiled.
-files_alone = pytest.mark.skipif(
-    os.environ.get("KERAS_BACKEND") != "torch", reason="about files alone"
-)
+from tests.tools import on_one_backend, tiny_backbone, tiny_muse
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +179,7 @@ def test_it_goes_on(records, preset, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@files_alone
+@on_one_backend
 def test_all_drivers_write_the_same_bytes(records, preset, tmp_path):
     run(records, preset, tmp_path / "one")
     run(records, preset, tmp_path / "two", num_workers=2)
@@ -196,7 +191,7 @@ def test_all_drivers_write_the_same_bytes(records, preset, tmp_path):
 
 
 @pytest.mark.slow
-@files_alone
+@on_one_backend
 def test_a_worker_that_is_killed(records, preset, tmp_path, monkeypatch):
     records.entries[3] = records.entries[3]._replace(picture=_Deadly("x"))
     with pytest.raises(RuntimeError) as error:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from keras_muse.data import shapes
+from tests.tools import on_one_backend
 
+pytestmark = on_one_backend
 SIDES = {"small": 1, "large": 2}
 
 

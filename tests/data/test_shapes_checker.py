@@ -13,7 +13,9 @@ from keras_muse.data.shapes_checker import (
     parse_image,
     parse_images,
 )
+from tests.tools import on_one_backend
 
+pytestmark = on_one_backend
 SCORES = ("background", "count", "colors", "shapes", "sizes", "relation", "whole")
 
 

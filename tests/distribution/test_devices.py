@@ -11,7 +11,7 @@ from keras_muse import distribution
 from keras_muse.recipes import config
 from tests.distribution import worker
 from tests.recipes.test_config import CONFIG
-from tests.tools import tiny_backbone
+from tests.tools import only_on, tiny_backbone
 
 BACKEND = keras.config.backend()
 
@@ -77,7 +77,7 @@ def test_model_parallelism_needs_jax():
         distribution.distribute("model")
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="is started by torchrun")
+@only_on("torch", "is started by torchrun")
 def test_a_process_of_pytorch_must_be_one_of_torchrun(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ValueError, match="Start this with `torchrun"):
@@ -123,7 +123,7 @@ def test_a_rule_that_matches_nothing_is_an_error():
     assert "'block_0/self_attention_memory/value/kernel'" in str(error.value)
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone has layouts")
+@only_on("jax", "JAX alone has layouts")
 def test_a_wrong_rule_stops_the_training_before_it_begins():
     layout = {"block_0/mlp/wide/kernel": (None, "model")}
     distribution.distribute("model", layout=layout)
@@ -134,13 +134,13 @@ def test_a_wrong_rule_stops_the_training_before_it_begins():
     assert int(ops.convert_to_numpy(trainer.steps)) == 0
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone has layouts")
+@only_on("jax", "JAX alone has layouts")
 def test_model_shards_divide_the_devices():
     with pytest.raises(ValueError, match="`model_shards` must divide.*received 7"):
         distribution.distribute("model", model_shards=7)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow's loop")
+@only_on("tensorflow", "of TensorFlow's loop")
 class TestTensorFlow:
     """The loop under a strategy, and the step of a TPU."""
 

@@ -1,12 +1,6 @@
 """A feature extractor that needs no model."""
 
-import pytest
-
-__all__ = ["MeanPixels", "on_one_backend"]
-
-on_one_backend = pytest.mark.skipif(
-    "os.environ.get('KERAS_BACKEND') != 'torch'", reason="about NumPy alone"
-)
+__all__ = ["MeanPixels"]
 
 
 class MeanPixels:

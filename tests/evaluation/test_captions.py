@@ -8,9 +8,8 @@ from PIL import Image
 
 from keras_muse.data import shapes
 from keras_muse.evaluation import CaptionAgreement, CLIPScore, clip_scores
-from tests.evaluation.extractors import on_one_backend
 from tests.evaluation.given import features, pictures
-from tests.tools import set_weights
+from tests.tools import on_one_backend, set_weights
 
 CAPTIONS = ["a red circle", "A BLUE square", "a", "red"]
 

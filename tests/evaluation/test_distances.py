@@ -5,8 +5,9 @@ import pytest
 
 from keras_muse.evaluation import FrechetDistance, frechet_distance
 from keras_muse.evaluation.distances import Moments
-from tests.evaluation.extractors import MeanPixels, on_one_backend
+from tests.evaluation.extractors import MeanPixels
 from tests.evaluation.given import features, pictures
+from tests.tools import on_one_backend
 
 pytestmark = on_one_backend
 

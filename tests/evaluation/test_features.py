@@ -9,9 +9,8 @@ import pytest
 
 from keras_muse.evaluation import KerasFeatures, keras_inception, untrained_features
 from keras_muse.evaluation.features import fingerprint_of, resize
-from tests.evaluation.extractors import on_one_backend
 from tests.evaluation.given import pictures
-from tests.tools import set_weights
+from tests.tools import on_one_backend, set_weights
 
 
 def small_model(pooled=True, seed=0):

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import tarfile
 
 import numpy as np
@@ -11,10 +10,9 @@ import pytest
 from keras_muse.evaluation import FIDInception
 from keras_muse.evaluation.inception import MEMBER
 from tests.evaluation.given import pictures
+from tests.tools import only_on
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("KERAS_BACKEND") != "tensorflow", reason="TensorFlow runs it"
-)
+pytestmark = only_on("tensorflow", "TensorFlow runs it")
 
 KERNEL = np.random.default_rng(0).normal(size=(3, 3, 3, 5)).astype("float32") / 50
 GAMMA, BETA = np.linspace(0.5, 1.5, 5, dtype="float32"), np.full(5, 0.1, "float32")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from keras_muse.evaluation import PrecisionRecall, precision_recall
-from tests.evaluation.extractors import MeanPixels, on_one_backend
+from tests.evaluation.extractors import MeanPixels
 from tests.evaluation.given import features
+from tests.tools import on_one_backend
 
 pytestmark = on_one_backend
 

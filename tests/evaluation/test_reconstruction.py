@@ -11,9 +11,9 @@ from keras_muse.evaluation import (
     ssim,
 )
 from keras_muse.evaluation.reconstruction import make_reconstruct, to_uint8
-from tests.evaluation.extractors import MeanPixels, on_one_backend
+from tests.evaluation.extractors import MeanPixels
 from tests.evaluation.given import pictures
-from tests.tools import tiny_backbone
+from tests.tools import on_one_backend, tiny_backbone
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import keras_muse
 from keras_muse import data, evaluation
 from keras_muse.evaluation import reports
 from keras_muse.evaluation.sheets import contact_sheet, pair_sheet
-from tests.evaluation.extractors import MeanPixels, on_one_backend
+from tests.evaluation.extractors import MeanPixels
 from tests.evaluation.given import pictures
 from tests.evaluation.test_captions import tiny_clip
-from tests.tools import tiny_muse
+from tests.tools import on_one_backend, tiny_muse
 
 QUICK = {"num_steps": 2, "guidance_scale": 2.0, "batch_size": 3, "verbose": 0}
 

@@ -7,8 +7,8 @@ from PIL import Image
 from keras_muse import data
 from keras_muse.evaluation import RecordSource, ShapesSource
 from keras_muse.evaluation.sources import load_rows
-from tests.evaluation.extractors import on_one_backend
 from tests.evaluation.given import pictures
+from tests.tools import on_one_backend
 
 pytestmark = on_one_backend
 

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_muse.models import MuseMaskedImageModel, MuseTextToImage
 from keras_muse.recipes import overfit_one_batch
-from tests.tools import tiny_backbone, tiny_preprocessor
+from tests.tools import only_on, tiny_backbone, tiny_preprocessor
 
 CAPTIONS = ["a red circle", "a blue square on white", "green", "a circle on black"]
 
@@ -74,9 +74,7 @@ def test_only_what_should_learn_changes(arguments, trained):
     assert all(np.any(a != b) for a, b in zip(before[trainer.transformer.name], after))
 
 
-@pytest.mark.skipif(
-    keras.config.backend() != "tensorflow", reason="about graphs of TensorFlow"
-)
+@only_on("tensorflow", "about graphs of TensorFlow")
 def test_a_step_is_traced_once():
     # Were the optimizer built in the first step, it would be traced again.
     trainer, traced = make_trainer(), []

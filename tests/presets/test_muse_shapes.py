@@ -10,6 +10,7 @@ from keras_muse import presets
 from keras_muse.data import shapes, shapes_checker
 from keras_muse.models import MuseBackbone, MuseMaskedImageModel, MuseOutpaint
 from keras_muse.recipes.measures import TextUse, Translation, turn_round
+from tests.tools import only_on
 
 CAPTION = "three small red circles on a black background"
 
@@ -21,7 +22,7 @@ def muse():
 
 @pytest.fixture(scope="module")
 def held_out():
-    return shapes.examples("held_out_captions", 0, 32, 11)[1]
+    return shapes.examples("held_out_captions", 0, 16, 11)[1]
 
 
 def test_one_picture(muse):
@@ -41,8 +42,9 @@ def test_its_files():
 
 @pytest.fixture(scope="module")
 def made(muse, held_out):
-    """Tokens of both stages for 16 captions."""
-    return muse.generate_tokens(held_out[:16], None, np.arange(16, dtype="int32"))
+    """Tokens of both stages."""
+    seeds = np.arange(len(held_out), dtype="int32")
+    return muse.generate_tokens(held_out, None, seeds)
 
 
 def test_the_same_tokens_on_every_backend(made, parity):
@@ -85,7 +87,9 @@ def test_the_second_stage_translates_the_first(muse):
     assert quality["test_psnr"] > 34.0
 
 
+# Tokens are the same on all of them, see above; JAX is the fastest at so many.
 @pytest.mark.slow
+@only_on("jax", "the backend does not matter")
 def test_every_object_is_translated(muse):
     # The base draws tokens of 64-pixel drawings: the second stage must know them all.
     objects = [
@@ -121,13 +125,11 @@ def test_every_object_is_translated(muse):
     assert (made != high).sum(1).max() <= 1
 
 
-@pytest.mark.slow
-def test_pictures_are_what_was_asked_for(muse, held_out):
-    images = muse.generate(held_out, seed=0)
-    agreement = shapes_checker.agreement(images, held_out)
+def test_pictures_are_what_was_asked_for(muse, made, held_out):
+    agreement = shapes_checker.agreement(muse.decode_images(made[-1]), held_out)
     # What the model card says of held-out captions, less four standard errors.
-    assert np.mean(agreement["exact"]) >= 0.7
-    assert np.mean(agreement["colors"]) >= 0.9
+    assert np.mean(agreement["exact"]) >= 0.6
+    assert np.mean(agreement["colors"]) >= 0.85
     assert np.mean(agreement["background"]) >= 0.95
 
 

@@ -1,7 +1,6 @@
 """Killed at any moment, a training goes on as if nothing had happened."""
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from keras_muse.image_tokenizer import VQGANTrainer
 from keras_muse.models import MuseMaskedImageModel
 from keras_muse.recipes import checkpoints as module
 from keras_muse.recipes.checkpoints import Checkpoints, LossNotFinite, training_state
-from tests.tools import tiny_backbone, tiny_preprocessor
+from tests.tools import only_on, tiny_backbone, tiny_preprocessor
 
 STEPS, ROWS = 3, 4
 
@@ -257,9 +256,7 @@ tests.fit(sys.argv[1], 12)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    os.environ.get("KERAS_BACKEND") != "torch", reason="about files and processes"
-)
+@only_on("torch", "about files and processes")
 def test_kill_9_at_any_moment(tmp_path, unbroken):
     def start():
         return subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)])

@@ -12,6 +12,7 @@ from keras_muse import cli, data
 from keras_muse.models import MuseTextToImage
 from keras_muse.recipes import config, vqgans
 from keras_muse.recipes.progress import CSVLog
+from tests.tools import only_on
 
 ROOT = pathlib.Path(__file__).parents[2]
 CAPTIONS = ("a red circle", "a blue square", "a green cross")
@@ -172,9 +173,7 @@ def test_from_pictures_to_a_preset(here, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    os.environ.get("KERAS_BACKEND") != "torch", reason="each part trains elsewhere"
-)
+@only_on("torch", "each part trains elsewhere")
 def test_two_stages_and_a_larger_decoder(here):
     (here / "muse.toml").write_text(CONFIG + DECODER + SECOND_STAGE)
     muse = MuseTextToImage.from_preset(config.train("muse.toml", "run", verbose=0))

@@ -22,15 +22,13 @@ from keras_muse.serving.files import batch_sizes
 from tests.serving import loader
 from tests.serving.conftest import SAMPLERS
 from tests.serving.examples import PROMPTS, inputs, mask_png, png
-from tests.tools import tiny_muse
+from tests.tools import only_on, tiny_muse
 
 # Too long prompts are among the examples.
 pytestmark = pytest.mark.filterwarnings("ignore:A prompt has")
 
 # What the export does is the same wherever it came from.
-about_the_export_alone = pytest.mark.skipif(
-    keras.config.backend() != "tensorflow", reason="is run on TensorFlow"
-)
+about_the_export_alone = only_on("tensorflow", "is run on TensorFlow")
 SEEDS = [0, 1, -1, 7, 2**31 - 1, -(2**31), 3, 4]
 
 
@@ -378,7 +376,7 @@ def test_what_another_process_says_is_told(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="is run on JAX")
+@only_on("jax", "is run on JAX")
 def test_a_jax_export(muse, signatures, tmp_path, pictures):
     path = muse.export(tmp_path / "tiny/1", backend="jax")
     model = tf.saved_model.load(str(path))
@@ -398,7 +396,7 @@ def test_a_jax_export(muse, signatures, tmp_path, pictures):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="is run on JAX")
+@only_on("jax", "is run on JAX")
 def test_a_jax_export_needs_the_flag_of_the_server(muse, signatures, program, tmp_path):
     path = muse.export(tmp_path / "tiny/1", backend="jax", warm_up=False)
     values = inputs(PROMPTS, SEEDS)
@@ -410,7 +408,7 @@ def test_a_jax_export_needs_the_flag_of_the_server(muse, signatures, program, tm
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.config.backend() != "torch", reason="is run on PyTorch")
+@only_on("torch", "is run on PyTorch")
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_precisions(muse, exported, tmp_path, precision):
     path = muse.export(tmp_path / "tiny/1", precision=precision, warm_up=False)
@@ -434,7 +432,7 @@ def test_precisions(muse, exported, tmp_path, precision):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="is run on JAX")
+@only_on("jax", "is run on JAX")
 def test_a_process_without_keras_runs_it(exported, signatures):
     values = inputs(["a red circle"], [5])
     wanted = call(signatures["tokens"], values)["tokens_1"]

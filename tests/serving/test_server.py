@@ -14,7 +14,6 @@ import sys
 import time
 
 import grpc
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,13 +23,12 @@ from tests.serving import loader
 from tests.serving.examples import PROMPTS, inputs, mask_png, png
 from tests.serving.stand_in import grpc_server, rest_server
 from tests.serving.test_export import call
+from tests.tools import only_on
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:A prompt has"),
     pytest.mark.slow,
-    pytest.mark.skipif(
-        keras.config.backend() != "tensorflow", reason="is run on TensorFlow"
-    ),
+    only_on("tensorflow", "is run on TensorFlow"),
 ]
 
 ROOT = pathlib.Path(__file__).parents[2]
