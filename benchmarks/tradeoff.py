@@ -236,10 +236,9 @@ def main():
         }
         text += "\n" + markdown(f"Exact agreement, {name}", shown)
     error = float(np.sqrt(0.25 / options.count))
-    text += f"\nStandard error of a cell at .5: {error:.2f}. Made by `python "
-    text += (
-        "benchmarks/tradeoff.py`, which tells what it is; the plot is tradeoff.png.\n"
-    )
+    command = f"KERAS_BACKEND={keras.config.backend()} python benchmarks/tradeoff.py"
+    text += f"\nStandard error of a cell at .5: {error:.2f}. Made by `{command}`, "
+    text += "which tells what it is; the plot is tradeoff.png.\n"
     write("tradeoff", report, text)
 
 
