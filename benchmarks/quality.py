@@ -397,7 +397,9 @@ def choose(side, row, path, options):
         for captions in batches(count)[len(known) :]:
             _, scores = measure(side, name, SEED + 1, captions)
             known.append(int(scores["exact"].sum()))
-            path.write_text(json.dumps(right, indent=1))
+            beside = path.with_suffix(".part")
+            beside.write_text(json.dumps(right, indent=1))
+            beside.replace(path)
         found = {"captions": count, "exact": round(sum(known) / count, 4)}
         print(row, name, found, flush=True)
         return found
