@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.tools import only_on
+
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "guides").glob("*.md"))]
 BLOCKS = {
@@ -71,7 +73,7 @@ def test_readme_commands_exist(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not on_this_backend(0), reason="is run on PyTorch")
+@only_on("torch", "is run on PyTorch")
 def test_quickstart(tmp_path):
     printed = run([str(ROOT / "guides" / "quickstart.py")], tmp_path)
     assert "0 tokens masked" in printed
@@ -79,7 +81,7 @@ def test_quickstart(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not on_this_backend(1), reason="is run on TensorFlow")
+@only_on("tensorflow", "is run on TensorFlow")
 def test_edit_guide(tmp_path):
     run([str(ROOT / "guides" / "edit.py")], tmp_path)
     assert (tmp_path / "edit.png").exists()

@@ -10,7 +10,6 @@ from keras_muse import presets
 from keras_muse.data import shapes, shapes_checker
 from keras_muse.models import MuseBackbone, MuseMaskedImageModel, MuseOutpaint
 from keras_muse.recipes.measures import TextUse, Translation, turn_round
-from tests.tools import only_on
 
 CAPTION = "three small red circles on a black background"
 
@@ -22,7 +21,7 @@ def muse():
 
 @pytest.fixture(scope="module")
 def held_out():
-    return shapes.examples("held_out_captions", 0, 16, 11)[1]
+    return shapes.examples("held_out_captions", 0, 32, 11)[1]
 
 
 def test_one_picture(muse):
@@ -87,9 +86,7 @@ def test_the_second_stage_translates_the_first(muse):
     assert quality["test_psnr"] > 34.0
 
 
-# Tokens are the same on all of them, see above; JAX is the fastest at so many.
 @pytest.mark.slow
-@only_on("jax", "the backend does not matter")
 def test_every_object_is_translated(muse):
     # The base draws tokens of 64-pixel drawings: the second stage must know them all.
     objects = [
@@ -128,8 +125,8 @@ def test_every_object_is_translated(muse):
 def test_pictures_are_what_was_asked_for(muse, made, held_out):
     agreement = shapes_checker.agreement(muse.decode_images(made[-1]), held_out)
     # What the model card says of held-out captions, less four standard errors.
-    assert np.mean(agreement["exact"]) >= 0.6
-    assert np.mean(agreement["colors"]) >= 0.85
+    assert np.mean(agreement["exact"]) >= 0.7
+    assert np.mean(agreement["colors"]) >= 0.9
     assert np.mean(agreement["background"]) >= 0.95
 
 
