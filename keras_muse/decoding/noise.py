@@ -5,6 +5,7 @@ on where it stands, so a picture does not depend on its batch mates, and 32-bit 
 arithmetic is the same on every backend, so neither does it depend on the backend.
 """
 
+import numpy as np
 from keras import ops
 
 __all__ = ["gumbel", "seeds_of", "uniform"]
@@ -22,21 +23,30 @@ _SHIFTS = (17, 11, 15, 14)
 _GOLDEN = _signed(0x9E3779B9)
 
 
-def _shift_right(x, bits):
-    """Logical shift of int32, which Keras shifts arithmetically."""
-    return ops.bitwise_and(ops.right_shift(x, bits), (1 << (32 - bits)) - 1)
+def _shift_right(x, bits, library=ops):
+    """Logical shift of int32, which is shifted arithmetically."""
+    return library.bitwise_and(library.right_shift(x, bits), (1 << (32 - bits)) - 1)
 
 
-def _mix(x):
+def _mix(x, library=ops):
     for bits, multiplier in zip(_SHIFTS, _MULTIPLIERS):
-        x = ops.bitwise_xor(x, _shift_right(x, bits)) * multiplier
-    return ops.bitwise_xor(x, _shift_right(x, _SHIFTS[-1]))
+        x = library.bitwise_xor(x, _shift_right(x, bits, library)) * multiplier
+    return library.bitwise_xor(x, _shift_right(x, _SHIFTS[-1], library))
 
 
 def _fold(state, number):
-    """Folds one more counter into a hash state."""
-    number = ops.cast(number, "int32")
-    return _mix(ops.bitwise_xor(state, _mix(number + _GOLDEN)) + _GOLDEN)
+    """Folds one more counter into a hash state.
+
+    What is known before the program runs is hashed by NumPy: three of four counters
+    are, and their operations would be traced and compiled in every program.
+    """
+    if isinstance(number, (int, np.ndarray)):
+        # An array, whose integers overflow without a word.
+        number = np.atleast_1d(np.asarray(number, "int32"))
+        mixed = _mix(number + np.int32(_GOLDEN), np)
+    else:
+        mixed = _mix(ops.cast(number, "int32") + _GOLDEN)
+    return _mix(ops.bitwise_xor(state, mixed) + _GOLDEN)
 
 
 def uniform(seeds, stage, step, stream, num_positions):
@@ -54,8 +64,8 @@ def uniform(seeds, stage, step, stream, num_positions):
     """
     row = ops.cast(seeds, "int32")
     for number in (stage, step, stream):
-        row = _fold(row, ops.convert_to_tensor(number, "int32"))
-    positions = ops.arange(num_positions, dtype="int32")
+        row = _fold(row, number)
+    positions = np.arange(num_positions, dtype="int32")
     # 23 bits, since k + 1/2 is then exact in float32 and the result never 1.
     bits = _shift_right(_fold(row[:, None], positions[None, :]), 9)
     return (ops.cast(bits, "float32") + 0.5) * 2.0**-23
@@ -77,4 +87,4 @@ def seeds_of(seeds, number):
     Returns:
         (B,) int32.
     """
-    return _fold(ops.cast(seeds, "int32"), ops.convert_to_tensor(number, "int32"))
+    return _fold(ops.cast(seeds, "int32"), number)
