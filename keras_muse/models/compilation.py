@@ -32,7 +32,9 @@ def compile_inference(model, function):
 
         # TensorFlow warns of frequent retracing by the code of a function, which many
         # of these share; a partial has none.
-        return tf.function(functools.partial(function), reduce_retracing=True)
+        return tf.function(
+            functools.partial(function), reduce_retracing=True, autograph=False
+        )
     if backend == "torch":
         import torch
 
