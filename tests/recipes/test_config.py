@@ -34,7 +34,12 @@ batch_size = 2
 steps_per_epoch = 1
 perceptual = "none"
 quantizer = {codebook_size = 32, embedding_dim = 8}
-model = {base_channels = 4, channel_multipliers = [1, 2], strides = [4], groups = 2}
+[stages.image_tokenizer.model]
+base_channels = 4
+channel_multipliers = [1, 2]
+strides = [4]
+num_residual_blocks = [0, 1]
+groups = 2
 [stages.transformer]
 num_layers = 1
 hidden_dim = 16
@@ -70,7 +75,12 @@ perceptual = "none"
 quantizer = {kind = "lookup_free", codebook_size = 16}
 discriminator = {base_channels = 4, num_layers = 1, groups = 2}
 lecam_weight = 0.1
-model = {base_channels = 4, channel_multipliers = [1, 2], strides = [4], groups = 2}
+[stages.image_tokenizer.model]
+base_channels = 4
+channel_multipliers = [1, 2]
+strides = [4]
+num_residual_blocks = [0, 1]
+groups = 2
 [stages.transformer]
 num_layers = 1
 hidden_dim = 16
@@ -257,7 +267,7 @@ def test_too_many_bad_pictures(here):
     records = data.read_folder("pictures", image_size=16)
     settings = {"steps": 2, "batch_size": 2, "perceptual": "none"}
     model = {"base_channels": 4, "channel_multipliers": [1, 2], "strides": [4]}
-    settings["model"] = {**model, "groups": 2}
+    settings["model"] = {**model, "num_residual_blocks": (0, 1), "groups": 2}
     with pytest.raises(data.TooManyBadRecords, match="Mend them and remove the list"):
         vqgans.train_image_tokenizer("run", records, **settings, verbose=0)
     settings["max_bad_fraction"] = 0.5

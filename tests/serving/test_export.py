@@ -351,7 +351,7 @@ def test_nothing_is_left_of_an_export_that_fails(muse, tmp_path, monkeypatch):
     # The SavedModel is there by then.
     monkeypatch.setattr(files, "_card", fail)
     with pytest.raises(OSError, match="disk full"):
-        muse.export(tmp_path / "tiny/1", warm_up=False)
+        muse.export(tmp_path / "tiny/1", warm_up=False, stages=1, num_steps=1)
     assert not list((tmp_path / "tiny").iterdir())
 
 
@@ -375,16 +375,21 @@ def test_what_another_process_says_is_told(tmp_path):
         export_preset("no_such", tmp_path / "1", backend=other, warm_up=False)
 
 
+@pytest.fixture(scope="module")
+def from_jax(muse, tmp_path_factory):
+    """The folder of a version whose programs are JAX's."""
+    return muse.export(tmp_path_factory.mktemp("from_jax") / "tiny/1", backend="jax")
+
+
 @pytest.mark.slow
 @only_on("jax", "is run on JAX")
-def test_a_jax_export(muse, signatures, tmp_path, pictures):
-    path = muse.export(tmp_path / "tiny/1", backend="jax")
-    model = tf.saved_model.load(str(path))
+def test_a_jax_export(from_jax, signatures, pictures):
+    model = tf.saved_model.load(str(from_jax))
     values = inputs(PROMPTS, SEEDS, 2.0)
     made = call(model.signatures["tokens"], values)
     wanted = call(signatures["tokens"], values)
     np.testing.assert_array_equal(made["tokens_1"], wanted["tokens_1"])
-    card = (path / "model_card.md").read_text()
+    card = (from_jax / "model_card.md").read_text()
     assert "--xla_cpu_compilation_enabled=true" in card
     images, masks = pictures
     files = {
@@ -397,12 +402,13 @@ def test_a_jax_export(muse, signatures, tmp_path, pictures):
 
 @pytest.mark.slow
 @only_on("jax", "is run on JAX")
-def test_a_jax_export_needs_the_flag_of_the_server(muse, signatures, program, tmp_path):
-    path = muse.export(tmp_path / "tiny/1", backend="jax", warm_up=False)
+def test_a_jax_export_needs_the_flag_of_the_server(
+    from_jax, signatures, program, tmp_path
+):
     values = inputs(PROMPTS, SEEDS)
-    (refused,) = loader.run(program, path, [("tokens", values)], tmp_path)
+    (refused,) = loader.run(program, from_jax, [("tokens", values)], tmp_path)
     assert "XLA compilation disabled" in refused
-    (made,) = loader.run(program, path, [("tokens", values)], tmp_path, xla=True)
+    (made,) = loader.run(program, from_jax, [("tokens", values)], tmp_path, xla=True)
     wanted = call(signatures["tokens"], values)
     np.testing.assert_array_equal(made["tokens_1"], wanted["tokens_1"])
 
