@@ -20,8 +20,8 @@ import os
 import platform
 import time
 
-# Before a backend is loaded: one thread, whose seconds are the process's.
 os.environ.setdefault("KERAS_BACKEND", "jax")
+# Before a backend is loaded: one thread, whose seconds are the process's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ["XLA_FLAGS"] = (

@@ -42,8 +42,7 @@ def _fold(state, number):
     """
     if isinstance(number, (int, np.ndarray)):
         # An array, whose integers overflow without a word.
-        number = np.atleast_1d(np.asarray(number, "int32"))
-        mixed = _mix(number + np.int32(_GOLDEN), np)
+        mixed = _mix(np.array(number, "int32", ndmin=1) + _GOLDEN, np)
     else:
         mixed = _mix(ops.cast(number, "int32") + _GOLDEN)
     return _mix(ops.bitwise_xor(state, mixed) + _GOLDEN)

@@ -31,7 +31,8 @@ def compile_inference(model, function):
         import tensorflow as tf
 
         # TensorFlow warns of frequent retracing by the code of a function, which many
-        # of these share; a partial has none.
+        # of these share; a partial has none. AutoGraph would look for Python control
+        # flow of tensors, which other backends have not either, for seconds.
         return tf.function(
             functools.partial(function), reduce_retracing=True, autograph=False
         )

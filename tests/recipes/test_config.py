@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import tomllib
 
 import numpy as np
 import pytest
@@ -17,7 +18,18 @@ from tests.tools import only_on
 ROOT = pathlib.Path(__file__).parents[2]
 CAPTIONS = ("a red circle", "a blue square", "a green cross")
 
-CONFIG = """
+# The VQGAN of any stage.
+MODEL = """
+[stages.image_tokenizer.model]
+base_channels = 4
+channel_multipliers = [1, 2]
+strides = [4]
+num_residual_blocks = [0, 1]
+groups = 2
+"""
+
+CONFIG = (
+    """
 seed = 1
 [data]
 source = "pictures"
@@ -34,12 +46,6 @@ batch_size = 2
 steps_per_epoch = 1
 perceptual = "none"
 quantizer = {codebook_size = 32, embedding_dim = 8}
-[stages.image_tokenizer.model]
-base_channels = 4
-channel_multipliers = [1, 2]
-strides = [4]
-num_residual_blocks = [0, 1]
-groups = 2
 [stages.transformer]
 num_layers = 1
 hidden_dim = 16
@@ -54,6 +60,8 @@ optimizer = {name = "small", ema_momentum = 0.9}
 [stages.sampler]
 num_steps = 2
 """
+    + MODEL
+)
 
 # Of the last stage of a config.
 DECODER = """
@@ -65,7 +73,8 @@ num_residual_blocks = 1
 perceptual = "none"
 """
 
-SECOND_STAGE = """
+SECOND_STAGE = (
+    """
 [[stages]]
 image_size = 32
 [stages.image_tokenizer]
@@ -75,12 +84,6 @@ perceptual = "none"
 quantizer = {kind = "lookup_free", codebook_size = 16}
 discriminator = {base_channels = 4, num_layers = 1, groups = 2}
 lecam_weight = 0.1
-[stages.image_tokenizer.model]
-base_channels = 4
-channel_multipliers = [1, 2]
-strides = [4]
-num_residual_blocks = [0, 1]
-groups = 2
 [stages.transformer]
 num_layers = 1
 hidden_dim = 16
@@ -92,6 +95,8 @@ batch_size = 2
 [stages.sampler]
 num_steps = 1
 """
+    + MODEL
+)
 
 
 @pytest.fixture
@@ -266,8 +271,7 @@ def test_too_many_bad_pictures(here):
         (here / "pictures" / f"{number}.png").write_text("no picture")
     records = data.read_folder("pictures", image_size=16)
     settings = {"steps": 2, "batch_size": 2, "perceptual": "none"}
-    model = {"base_channels": 4, "channel_multipliers": [1, 2], "strides": [4]}
-    settings["model"] = {**model, "num_residual_blocks": (0, 1), "groups": 2}
+    settings["model"] = tomllib.loads(MODEL)["stages"]["image_tokenizer"]["model"]
     with pytest.raises(data.TooManyBadRecords, match="Mend them and remove the list"):
         vqgans.train_image_tokenizer("run", records, **settings, verbose=0)
     settings["max_bad_fraction"] = 0.5
